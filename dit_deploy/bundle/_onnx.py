@@ -1,0 +1,182 @@
+"""Which files an ONNX graph refers to, read without the onnx package.
+
+ONNX Runtime follows the ``location`` of external data wherever it points, so a bundle must look first.
+Only the fields on the way to a tensor are entered; everything else, weights included, is stepped over in
+a memory map, so a model of many gigabytes costs a few pages. Field numbers: onnx/onnx.proto3 in onnx/onnx.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ..errors import BundleError, IntegrityError
+from .manifest import FileRecord, check_relative_path
+
+__all__ = ["ExternalData", "check_external_data", "external_data"]
+
+# Message → the fields that hold messages worth entering: field number → message.
+_ENTERED: dict[str, dict[int, str]] = {
+    "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "TrainingInfo": {1: "Graph", 2: "Graph"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+}
+_TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION, _EXTERNAL = 8, 13, 14, 1
+_DEPTH = 100  # protobuf's own limit on nesting
+
+
+@dataclass(frozen=True)
+class ExternalData:
+    """One tensor kept outside the graph: ``location`` is relative to the graph's folder, sizes in bytes.
+
+    ``length`` is ``None`` where the graph does not say: the rest of the file.
+    """
+
+    tensor: str
+    location: str
+    offset: int = 0
+    length: int | None = None
+
+
+def external_data(path: Path) -> list[ExternalData]:
+    """Return every reference to external data in the ONNX file ``path``, in the file's order.
+
+    Raises :class:`BundleError` where the file cannot be read or is no well-formed ONNX protobuf.
+    """
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return [_describe(data, *span) for span in _tensors(data, "Model", 0, len(data), 0)]
+    except _MalformedError as error:
+        raise BundleError(f"{path} is no well-formed ONNX file: {error}") from error
+    except ValueError as error:  # mmap refuses an empty file
+        raise BundleError(f"{path} is no ONNX file: it is empty") from error
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def check_external_data(root: Path, model: str, files: dict[str, FileRecord]) -> None:
+    """Check that the graph ``model`` of the bundle at ``root`` refers to recorded files of it only.
+
+    Raises :class:`BundleError` for a location that is absolute, goes up, or has no record in ``files``, and
+    :class:`IntegrityError` for bytes past the recorded end of a file.
+    """
+    known: dict[str, int] = {}
+    for item in external_data(root / model):
+        where = f"{root / model}: tensor {item.tensor[:80]!r} is kept in {item.location[:200]!r}"
+        if item.location not in known:
+            try:
+                target = str(PurePosixPath(model).parent / check_relative_path(item.location))
+            except ValueError:
+                raise BundleError(f"{where}, which leaves the bundle or is no plain relative path") from None
+            if target not in files:
+                raise BundleError(f"{where}, a file that the manifest does not record")
+            known[item.location] = files[target].size
+        size = known[item.location]
+        if item.offset + (item.length or 0) > size:
+            raise IntegrityError(
+                f"{where} at byte {item.offset}, length {item.length or 0}, but that file has {size} bytes"
+            )
+
+
+class _MalformedError(Exception):
+    """The bytes are no protobuf message of the expected kind."""
+
+
+def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= end:
+            raise _MalformedError(f"a number at byte {position} is cut off")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise _MalformedError(f"the number before byte {position} has more than ten bytes")
+
+
+def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (field number, wire type, start, end) for each field; start is the value itself for a varint."""
+    while position < end:
+        key, position = _varint(data, position, end)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, position = _varint(data, position, end)
+            yield number, wire, value, position
+            continue
+        if wire == 2:
+            length, position = _varint(data, position, end)
+        elif wire in (1, 5):
+            length = 8 if wire == 1 else 4
+        else:  # groups (3, 4) occur in no ONNX message; 6 and 7 do not exist
+            raise _MalformedError(f"wire type {wire} before byte {position}")
+        if number == 0 or length > end - position:
+            raise _MalformedError(f"field {number} before byte {position} claims {length} of {end - position} bytes")
+        yield number, wire, position, position + length
+        position += length
+
+
+def _tensors(data: mmap.mmap, message: str, start: int, end: int, depth: int) -> Iterator[tuple[int, int]]:
+    """Yield the span of every TensorProto below one message that names external data."""
+    if depth > _DEPTH:
+        raise _MalformedError(f"messages are nested more than {_DEPTH} deep")
+    if message == "Tensor":
+        if any(
+            number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and wire == 0 and first == _EXTERNAL)
+            for number, wire, first, _ in _fields(data, start, end)
+        ):
+            yield start, end
+        return
+    entered = _ENTERED[message]
+    seen = False
+    for number, wire, first, last in _fields(data, start, end):
+        if wire == 2 and number in entered:
+            seen = True
+            yield from _tensors(data, entered[number], first, last, depth + 1)
+    if message == "Model" and not seen:
+        raise _MalformedError("it holds no graph")
+
+
+def _describe(data: mmap.mmap, start: int, end: int) -> ExternalData:
+    name, entries = "", {}
+    for number, wire, first, last in _fields(data, start, end):
+        if number == _TENSOR_NAME and wire == 2:
+            name = _text(data, first, last)
+        elif number == _TENSOR_EXTERNAL_DATA and wire == 2:
+            # StringStringEntryProto; where a field occurs twice the last one counts, as in protobuf.
+            entry = {n: _text(data, a, b) for n, w, a, b in _fields(data, first, last) if w == 2 and n in (1, 2)}
+            key = entry.get(1, "")
+            if key in entries:
+                # Readers differ over which one counts, so neither is trusted.
+                raise _MalformedError(f"tensor {name[:80]!r} names its {key[:40]!r} twice")
+            entries[key] = entry.get(2, "")
+    if "location" not in entries:
+        raise _MalformedError(f"tensor {name[:80]!r} is kept elsewhere, but no location is given")
+    length = entries.get("length")
+    return ExternalData(
+        tensor=name,
+        location=entries["location"],
+        offset=_count(entries.get("offset", "0"), name),
+        length=None if length is None else _count(length, name),
+    )
+
+
+def _text(data: mmap.mmap, start: int, end: int) -> str:
+    if end - start > 65536:
+        raise _MalformedError(f"a name of {end - start} bytes at byte {start}")
+    try:
+        return data[start:end].decode("utf-8")
+    except UnicodeDecodeError:
+        raise _MalformedError(f"the text at byte {start} is no UTF-8") from None
+
+
+def _count(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise _MalformedError(f"tensor {name[:80]!r} has the offset or length {text[:40]!r}, expected bytes")
+    return int(text)

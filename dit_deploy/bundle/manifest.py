@@ -1,0 +1,262 @@
+"""Manifest version 1: the one declaration that exporters, builders, runtimes and docs derive from.
+
+Everything that a runtime must know about a model stands here once, so that no runtime holds a
+constant of a model family. ``manifest.schema.json`` beside this file is generated from these classes
+(``python -m dit_deploy.bundle.schema``).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "Axis",
+    "Component",
+    "FileRecord",
+    "Guidance",
+    "Latents",
+    "Manifest",
+    "Prediction",
+    "Scheduler",
+    "SourceRecord",
+    "TensorSpec",
+]
+
+FORMAT = "dit-deploy-bundle"
+VERSION = 1
+
+DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "bool"]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[int, Field(ge=1)]
+ClassIndex = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+
+
+class Record(BaseModel):
+    """Immutable, and closed: a key that is not declared is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Axis(Record):
+    """One dynamic axis: ``multiple`` × the free size ``name``, at least ``minimum``.
+
+    ``Axis(name="patch_height", multiple=2)`` is a latent height of 2, 4, 6, …; ``minimum`` and
+    ``maximum`` bound the free size itself, not its product (a position table may end somewhere).
+    """
+
+    name: Name
+    multiple: Positive = 1
+    minimum: Positive = 1
+    maximum: Positive | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Axis:
+        if self.maximum is not None and self.maximum < self.minimum:
+            raise ValueError(f"axis {self.name}: maximum {self.maximum} is below minimum {self.minimum}")
+        return self
+
+
+class TensorSpec(Record):
+    """One input or output of a component.
+
+    ``axes`` holds an integer for a fixed size and an :class:`Axis` for a dynamic one. ``minimum`` and
+    ``maximum`` are the range of the values, both ends included; ``None`` says unbounded.
+    """
+
+    name: Name
+    dtype: DType
+    axes: tuple[Positive | Axis, ...]
+    unit: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TensorSpec:
+        if self.minimum is not None and self.maximum is not None and self.maximum < self.minimum:
+            raise ValueError(f"{self.name}: maximum {self.maximum} is below minimum {self.minimum}")
+        return self
+
+    def axis_names(self) -> set[str]:
+        """Return the names of the free sizes of this tensor."""
+        return {axis.name for axis in self.axes if isinstance(axis, Axis)}
+
+
+class Component(Record):
+    """One ONNX graph of the bundle: its file, and what goes in and comes out."""
+
+    path: str
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Component:
+        for tensors in (self.inputs, self.outputs):
+            names = [tensor.name for tensor in tensors]
+            if len(set(names)) != len(names):
+                raise ValueError(f"{self.path}: tensor names repeat: {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _outputs_follow(self) -> Component:
+        # A runtime allocates outputs before it runs, from the sizes of the inputs alone.
+        known = set().union(*(tensor.axis_names() for tensor in self.inputs))
+        for tensor in self.outputs:
+            if unknown := tensor.axis_names() - known:
+                raise ValueError(f"{self.path}: output {tensor.name} has axes of no input: {sorted(unknown)}")
+        return self
+
+    def input(self, name: str) -> TensorSpec:
+        """Return the input called ``name``; ``KeyError`` where there is none."""
+        return {tensor.name: tensor for tensor in self.inputs}[name]
+
+    def output(self, name: str) -> TensorSpec:
+        """Return the output called ``name``; ``KeyError`` where there is none."""
+        return {tensor.name: tensor for tensor in self.outputs}[name]
+
+
+class Latents(Record):
+    """Geometry of the latents, and the size that the model was trained at.
+
+    ``height`` and ``width`` are in latent pixels: a picture has ``height × spatial_compression`` rows.
+    ``scaling_factor`` and ``shift_factor`` are inside the VAE graphs; they stand here to be read.
+    """
+
+    channels: Positive
+    height: Positive
+    width: Positive
+    patch_size: Positive
+    spatial_compression: Positive
+    temporal_compression: Positive = 1
+    scaling_factor: float = 1.0
+    shift_factor: float = 0.0
+
+
+class Prediction(Record):
+    """What the denoiser's output ``prediction`` means.
+
+    ``timestep_unit``: ``training_index`` counts 0 … ``num_train_timesteps - 1``; ``sigma`` is the flow
+    time in 0 … 1. ``learned_range_variance`` says that there is an output ``variance`` whose −1 … 1 runs
+    from the smallest to the largest posterior log-variance (Nichol & Dhariwal 2021, eq. 15).
+    """
+
+    type: Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
+    timestep_unit: Literal["training_index", "sigma"] = "training_index"
+    learned_range_variance: bool = False
+
+
+class Guidance(Record):
+    """How the family guides. ``unconditional`` gives the value of each condition for the unguided half.
+
+    ``channels`` is how many leading latent channels are guided; ``None`` means all. The original DiT
+    guides three of four "for exact reproducibility".
+    """
+
+    kind: Literal["none", "classifier_free"] = "none"
+    unconditional: dict[Name, int | float] = {}
+    channels: Positive | None = None
+    default_scale: float = 1.0
+
+
+class Scheduler(Record):
+    """The diffusers scheduler config that the model came with, unchanged, and the usual step count."""
+
+    path: str = "scheduler/scheduler_config.json"
+    num_inference_steps: Positive = 50
+
+
+class SourceRecord(Record):
+    """What the bundle was made from: its kind, its name, and the SHA-256 over its weights' bytes."""
+
+    kind: str
+    name: str
+    sha256: Sha256
+
+
+class FileRecord(Record):
+    """Size in bytes and SHA-256 of one file."""
+
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+# Matched whole: ``$`` alone would let a final newline through.
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_RESERVED = ("manifest.json", "manifest.json.sha256")
+_LATER = ("engines/", "parity/")
+
+
+def check_relative_path(path: str) -> str:
+    """Return ``path`` if it is a plain relative POSIX path that stays below its root, else raise ``ValueError``."""
+    if len(path) > 240 or not all(_SEGMENT.fullmatch(segment) for segment in path.split("/")):
+        raise ValueError(f"path {path!r} is not a plain relative path inside the bundle (letters, digits, . _ - and /)")
+    return path
+
+
+class Manifest(Record):
+    """The whole of ``manifest.json``."""
+
+    format: Literal["dit-deploy-bundle"] = "dit-deploy-bundle"
+    version: Literal[1] = 1
+    created_by: str
+    family: Name
+    source: SourceRecord
+    latents: Latents
+    components: dict[Name, Component]
+    prediction: Prediction
+    guidance: Guidance = Guidance()
+    scheduler: Scheduler = Scheduler()
+    labels: dict[ClassIndex, str] = Field(default={}, description="class index → its name, where the source has names")
+    files: dict[str, FileRecord]
+
+    @field_validator("files")
+    @classmethod
+    def _paths_stay_inside(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
+        for path in files:
+            check_relative_path(path)
+            if path in _RESERVED or path.startswith(_LATER):
+                raise ValueError(f"{path} has records of its own and does not belong under files")
+        return files
+
+    @model_validator(mode="after")
+    def _complete(self) -> Manifest:
+        if "denoiser" not in self.components:
+            raise ValueError(f"components lack a denoiser: {sorted(self.components)}")
+        for path in (*(component.path for component in self.components.values()), self.scheduler.path):
+            if path not in self.files:
+                raise ValueError(f"{path} is named but has no record under files")
+        return self
+
+    @model_validator(mode="after")
+    def _denoiser_fits(self) -> Manifest:
+        """Hold the parts of the manifest against the one signature that every denoiser has."""
+        denoiser = self.components["denoiser"]
+        inputs = {tensor.name: tensor for tensor in denoiser.inputs}
+        outputs = {tensor.name for tensor in denoiser.outputs}
+        if missing := ({"latents", "timestep"} - set(inputs)) | ({"prediction"} - outputs):
+            raise ValueError(f"the denoiser lacks {sorted(missing)} among its inputs and outputs")
+        axes = inputs["latents"].axes
+        if len(axes) not in (4, 5) or axes[1] != self.latents.channels:
+            raise ValueError(f"the denoiser's latents have no [batch, {self.latents.channels}, …, height, width]")
+        if self.prediction.learned_range_variance != ("variance" in outputs):
+            raise ValueError("learned_range_variance and the denoiser's output variance go together")
+        if unknown := set(self.guidance.unconditional) - set(inputs):
+            raise ValueError(f"guidance.unconditional names no input of the denoiser: {sorted(unknown)}")
+        if self.guidance.channels is not None and self.guidance.channels > self.latents.channels:
+            raise ValueError(f"guidance.channels {self.guidance.channels} exceeds {self.latents.channels} channels")
+        return self
+
+    def to_json(self) -> str:
+        """Return the manifest as indented JSON that ends in a newline, the same bytes for the same values."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON schema (draft 2020-12) of manifest version 1."""
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **cls.model_json_schema()}

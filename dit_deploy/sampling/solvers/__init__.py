@@ -1,0 +1,1 @@
+"""The solver families: each module turns a diffusers scheduler config into a solver table."""

@@ -1,0 +1,113 @@
+"""The two halves of a diffusers autoencoder, with every model constant inside the graph.
+
+The encoder takes a picture in 0 … 1 and gives the posterior of its latents, scaled and shifted as the
+denoiser wants them; the decoder goes the other way. So a runtime needs no ``scaling_factor``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch import Tensor, nn
+
+from dit_deploy.bundle.manifest import Axis, Component, TensorSpec
+from dit_deploy.errors import SourceError
+from dit_deploy.exporters.weights import read_json
+
+__all__ = ["Decoder", "Encoder", "decoder_component", "encoder_component", "load_autoencoder", "spatial_compression"]
+
+Autoencoder = AutoencoderKL | AutoencoderTiny
+_CLASSES: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+
+
+def load_autoencoder(folder: Path) -> Autoencoder:
+    """Load a diffusers autoencoder folder in float32."""
+    name = read_json(folder / "config.json").get("_class_name")
+    if name not in _CLASSES:
+        raise SourceError(f"{folder} holds a {name}; supported autoencoders: {', '.join(_CLASSES)}")
+    try:
+        vae = _CLASSES[name].from_pretrained(folder, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SourceError(f"{folder} cannot be loaded as {name}: {str(error).strip().splitlines()[0]}") from error
+    return vae.eval().requires_grad_(False)
+
+
+def factors(vae: Autoencoder) -> tuple[float, float]:
+    """Return ``scaling_factor`` and ``shift_factor``: latents = (z - shift) · scale."""
+    return float(vae.config.scaling_factor), float(getattr(vae.config, "shift_factor", None) or 0.0)
+
+
+def spatial_compression(vae: Autoencoder) -> int:
+    """Return how many pixels one latent pixel stands for along an axis, measured on a small picture."""
+    side = 64
+    with torch.no_grad():
+        latents = Encoder(vae)(torch.zeros(1, vae.config.in_channels, side, side))[0]
+    return side // latents.shape[-1]
+
+
+class Encoder(nn.Module):
+    """Pictures [batch, 3, height, width] in 0 … 1 → ``mean`` and, for a variational encoder, ``std`` of the latents."""
+
+    def __init__(self, vae: Autoencoder) -> None:
+        super().__init__()
+        self.vae = vae
+        self.scale, self.shift = factors(vae)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        encoded = self.vae.encode(images * 2 - 1, return_dict=False)[0]
+        if isinstance(encoded, Tensor):  # AutoencoderTiny has no posterior
+            return ((encoded - self.shift) * self.scale,)
+        return (encoded.mean - self.shift) * self.scale, encoded.std * self.scale
+
+
+class Decoder(nn.Module):
+    """Latents [batch, channels, height, width] → pictures in 0 … 1."""
+
+    def __init__(self, vae: Autoencoder) -> None:
+        super().__init__()
+        self.vae = vae
+        self.scale, self.shift = factors(vae)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor]:
+        decoded = self.vae.decode(latents / self.scale + self.shift, return_dict=False)[0]
+        return ((decoded / 2 + 0.5).clamp(0, 1),)
+
+
+def _latents(name: str, channels: int, description: str = "") -> TensorSpec:
+    axes = (Axis(name="batch"), channels, Axis(name="latent_height"), Axis(name="latent_width"))
+    return TensorSpec(name=name, dtype="float32", axes=axes, description=description)
+
+
+def _images(channels: int, compression: int) -> TensorSpec:
+    axes = (
+        Axis(name="batch"),
+        channels,
+        Axis(name="latent_height", multiple=compression),
+        Axis(name="latent_width", multiple=compression),
+    )
+    return TensorSpec(name="images", dtype="float32", axes=axes, minimum=0, maximum=1)
+
+
+def encoder_component(vae: Autoencoder, compression: int) -> Component:
+    """Declare the encoder's input and outputs."""
+    channels = vae.config.latent_channels
+    outputs = [_latents("mean", channels, "of the latents' posterior, ready for the denoiser")]
+    if isinstance(vae, AutoencoderKL):
+        outputs.append(_latents("std", channels, "standard deviation of the latents' posterior"))
+    return Component(
+        path="vae_encoder/model.onnx",
+        inputs=(_images(vae.config.in_channels, compression),),
+        outputs=tuple(outputs),
+    )
+
+
+def decoder_component(vae: Autoencoder, compression: int) -> Component:
+    """Declare the decoder's input and output."""
+    return Component(
+        path="vae_decoder/model.onnx",
+        inputs=(_latents("latents", vae.config.latent_channels),),
+        outputs=(_images(vae.config.out_channels, compression),),
+    )

@@ -1,0 +1,134 @@
+"""From a checkpoint to a bundle: trace, prove, and only then write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import json
+
+from torch import nn
+
+from dit_deploy.bundle import Bundle, BundleWriter, Component, Scheduler, SourceRecord
+from dit_deploy.errors import SourceError
+from dit_deploy.exporters import autoencoders, proof
+from dit_deploy.exporters.families import dit, dit_weights
+from dit_deploy.exporters.sources import Source, open_source
+from dit_deploy.exporters.tracing import trace
+
+__all__ = ["export"]
+
+Progress = Callable[[str], None]
+
+
+def export(
+    source: str | Path,
+    out: str | Path,
+    *,
+    arch: str | None = None,
+    image_size: int | None = None,
+    vae: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Export the checkpoint ``source`` as the bundle ``out``.
+
+    Every graph is run against the source at three sizes that it was not traced at, before it is written.
+
+    Args:
+        source: a diffusers ``DiTPipeline`` or ``DiTTransformer2DModel`` folder, or a facebookresearch/DiT checkpoint.
+        out: the bundle's folder; its parent exists.
+        arch, image_size, vae: see :func:`~dit_deploy.exporters.sources.open_source`.
+        overwrite: replace a bundle that is there. Anything else that is there is left alone, and is an error.
+        progress: called with one line before each step.
+
+    Raises:
+        SourceError: the checkpoint cannot be opened, or its parts do not fit each other.
+        ExportError: a graph could not be traced, or differs from its source.
+        BundleError: ``out`` cannot be written.
+    """
+    say = progress or (lambda line: None)
+    with BundleWriter(out, overwrite=overwrite) as writer:
+        say(f"opening {source}")
+        opened = open_source(source, arch=arch, image_size=image_size, vae=vae)
+        components, latents = _export_autoencoder(opened, writer.folder, say)
+        components["denoiser"] = _export_denoiser(opened, writer.folder, say)
+        scheduler = Scheduler(num_inference_steps=opened.num_inference_steps)
+        writer.file(scheduler.path).write_text(json.dumps(dict(opened.scheduler_config), indent=2) + "\n", encoding="utf-8")
+        say("hashing")
+        return writer.finish(
+            family="dit",
+            source=SourceRecord(kind=opened.kind, name=opened.name, sha256=opened.sha256()),
+            latents=latents,
+            components=components,
+            prediction=dit.prediction(opened.config, str(opened.scheduler_config.get("prediction_type", "epsilon"))),
+            guidance=dit.guidance(opened.config, opened.guidance_channels),
+            scheduler=scheduler,
+            labels=dict(opened.labels),
+        )
+
+
+def _export_denoiser(source: Source, folder: Path, say: Progress) -> Component:
+    config = source.config
+    component = dit.denoiser_component(config, int(source.scheduler_config.get("num_train_timesteps", 1000)))
+    grid = config.sample_size // config.patch_size
+    typical = {"batch": 2, "patch_height": grid, "patch_width": grid}
+    _export_graph(
+        lambda: dit_weights.load(config, source.weights), component, folder, typical, say, reference=source.reference
+    )
+    return component
+
+
+def _export_autoencoder(source: Source, folder: Path, say: Progress) -> tuple[dict[str, Component], Any]:
+    """Export encoder and decoder where the source has an autoencoder; return them with the latents' geometry."""
+    config = source.config
+    if source.vae_folder is None:
+        say("no VAE: the bundle will give latents only (name a diffusers VAE folder with --vae)")
+        return {}, dit.latents(config, 1, 1.0, 0.0)
+    vae = autoencoders.load_autoencoder(source.vae_folder)
+    if vae.config.latent_channels != config.in_channels:
+        raise SourceError(
+            f"{source.vae_folder} has {vae.config.latent_channels} latent channels, the denoiser {config.in_channels}; "
+            "they do not belong together"
+        )
+    compression = autoencoders.spatial_compression(vae)
+    typical = {"batch": 2, "latent_height": config.sample_size, "latent_width": config.sample_size}
+    encoder = autoencoders.encoder_component(vae, compression)
+    decoder = autoencoders.decoder_component(vae, compression)
+    _export_graph(lambda: autoencoders.Encoder(vae), encoder, folder, typical, say)
+    _export_graph(lambda: autoencoders.Decoder(vae), decoder, folder, typical, say)
+    latents = dit.latents(config, compression, *autoencoders.factors(vae))
+    return {"vae_encoder": encoder, "vae_decoder": decoder}, latents
+
+
+def _export_graph(
+    build: Callable[[], nn.Module],
+    component: Component,
+    folder: Path,
+    typical: dict[str, int],
+    say: Progress,
+    reference: Callable[[], nn.Module] | None = None,
+) -> None:
+    """Trace the module that ``build`` makes, and prove it against ``reference`` (the module itself by default).
+
+    Modules live only while they are needed: the check runs the ONNX file alone, so a large model is in
+    memory once at any time.
+    """
+    what = component.path.split("/")[0]
+    expectations = proof.expect((reference or build)(), component, typical)
+    with _timed(say, f"tracing {what}"):
+        trace(build(), component, folder)
+    with _timed(say, f"proving {what} at three untraced sizes"):
+        worst = proof.check(folder / component.path, component, expectations)
+    say(f"{what}: largest relative difference {worst:.1e}")
+
+
+@contextmanager
+def _timed(say: Progress, what: str):
+    say(what)
+    start = time.perf_counter()
+    yield
+    say(f"{what}: {time.perf_counter() - start:.1f} s")

@@ -1,0 +1,68 @@
+"""diffusers' own DiT, as the reference that an export is held against.
+
+``DiTTransformer2DModel.forward`` ends in an unpatchify that assumes a square grid. For every other grid the
+reference is the model's own modules with that last step written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import DiTTransformer2DModel
+from diffusers.models.embeddings import PatchEmbed
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dit_deploy.errors import SourceError
+
+__all__ = ["DiffusersDiT", "load_diffusers_dit"]
+
+
+class DiffusersDiT(nn.Module):
+    """A ``DiTTransformer2DModel`` with the signature of our denoiser, for any patch grid."""
+
+    def __init__(self, model: DiTTransformer2DModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latents: Tensor, timestep: Tensor, class_labels: Tensor) -> tuple[Tensor, ...]:
+        """Return ``prediction`` and, with learned variance, ``variance``, each shaped like ``latents``."""
+        model, patch, channels = self.model, self.model.patch_size, self.model.out_channels
+        if latents.shape[2] == latents.shape[3]:
+            output = model(latents, timestep=timestep, class_labels=class_labels).sample
+        else:
+            hidden_states = model.pos_embed(latents)
+            for block in model.transformer_blocks:
+                hidden_states = block(hidden_states, timestep=timestep, class_labels=class_labels)
+            embedder = model.transformer_blocks[0].norm1.emb
+            conditioning = embedder(timestep, class_labels, hidden_dtype=hidden_states.dtype)
+            shift, scale = model.proj_out_1(F.silu(conditioning)).chunk(2, dim=1)
+            output = model.proj_out_2(model.norm_out(hidden_states) * (1 + scale[:, None]) + shift[:, None])
+            height, width = latents.shape[2] // patch, latents.shape[3] // patch
+            output = output.reshape(-1, height, width, patch, patch, channels)
+            output = torch.einsum("nhwpqc->nchpwq", output).reshape(-1, channels, height * patch, width * patch)
+        return output.chunk(2, dim=1) if channels == 2 * latents.shape[1] else (output,)
+
+
+def load_diffusers_dit(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiTTransformer2DModel:
+    """Build diffusers' model around ``tensors`` without copying those that are float32 already."""
+    # Named in the config of the official pipelines, which predates the class of its own.
+    accepted = {key: value for key, value in config.items() if not key.startswith("_")}
+    with torch.device("meta"):
+        model = DiTTransformer2DModel.from_config(accepted)
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
+    except RuntimeError as error:
+        raise SourceError(f"the weights do not fit their config.json: {str(error).splitlines()[-1].strip()}") from error
+    # The position table is the only buffer that no checkpoint holds.
+    positions = PatchEmbed(
+        height=model.config.sample_size,
+        width=model.config.sample_size,
+        patch_size=model.config.patch_size,
+        in_channels=model.config.in_channels,
+        embed_dim=model.inner_dim,
+    )
+    model.pos_embed.pos_embed = positions.pos_embed
+    return model.eval().requires_grad_(False)

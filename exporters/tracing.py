@@ -1,0 +1,239 @@
+"""A PyTorch module and the declaration of its inputs and outputs → an ONNX file with dynamic axes.
+
+The declaration decides: it gives the trace its sizes and dynamic axes, the graph its names, and it is
+compared with what the exporter made of it. Weights go from the module to the file one at a time, so
+that exporting costs no second copy of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnxscript import optimizer
+from torch import Tensor, nn
+
+from dit_deploy.bundle.manifest import Axis, Component, TensorSpec
+from dit_deploy.bundle.shapes import shape_of
+from dit_deploy.errors import ExportError
+
+__all__ = ["OPSET", "example_inputs", "free_sizes", "trace"]
+
+#: Opset 23 has ``Attention``, which TensorRT and TensorRT-RTX fuse by contract.
+OPSET = 23
+
+#: Sizes of the traced example. All differ, so that no two axes are merged, and none is 1, which the trace would bake.
+_TRACED = (2, 3, 5, 7, 11, 13)
+
+#: Constants up to this many bytes are folded. Weights are larger, and must not be copied by folding.
+_FOLD_BYTES = 1024
+
+_NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def free_sizes(component: Component) -> dict[str, Axis]:
+    """Return the component's dynamic axes by name, in the order of their first appearance."""
+    axes: dict[str, Axis] = {}
+    for tensor in (*component.inputs, *component.outputs):
+        for axis in tensor.axes:
+            if isinstance(axis, Axis):
+                axes.setdefault(axis.name, axis)
+    return axes
+
+
+def traced_sizes(component: Component) -> dict[str, int]:
+    """Return the free sizes that :func:`trace` uses, so that a proof can avoid them."""
+    return {name: size for name, size in zip(free_sizes(component), _TRACED, strict=False)}
+
+
+def example_inputs(component: Component, sizes: dict[str, int], seed: int = 0) -> dict[str, np.ndarray]:
+    """Return random inputs of the declared dtypes and ranges: normal numbers, or uniform where a range is declared."""
+    generator = np.random.default_rng(seed)
+    inputs = {}
+    for spec in component.inputs:
+        shape = shape_of(spec, sizes)
+        if spec.minimum is None or spec.maximum is None:
+            values = generator.standard_normal(shape)
+        elif spec.dtype.startswith("int"):
+            values = generator.integers(int(spec.minimum), int(spec.maximum), shape, endpoint=True)
+        else:
+            values = generator.uniform(spec.minimum, spec.maximum, shape)
+        inputs[spec.name] = np.asarray(values).astype(spec.dtype)
+    return inputs
+
+
+def trace(module: nn.Module, component: Component, folder: Path) -> None:
+    """Write ``module`` as ``folder / component.path`` with its weights in ``….data`` beside it.
+
+    Args:
+        module: takes the component's inputs as positional tensors in their order, returns a tuple of its outputs.
+        component: the declaration; sizes of the trace are chosen from its axes.
+        folder: an existing folder; sub-folders are made, existing files overwritten.
+
+    Raises:
+        ExportError: torch cannot trace the module, or an axis of the graph is not the declared one.
+    """
+    sizes = traced_sizes(component)
+    feeds = tuple(torch.from_numpy(array) for array in example_inputs(component, sizes).values())
+    with _quiet(), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                module,
+                feeds,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[spec.name for spec in component.inputs],
+                output_names=[spec.name for spec in component.outputs],
+                dynamic_shapes=_dynamic_shapes(component),
+            )
+        except Exception as error:
+            message = str(error.__cause__ or error).strip().splitlines()
+            raise ExportError(
+                f"{component.path}: torch.export cannot trace {type(module).__name__}: {message[0] if message else error}"
+            ) from error
+    assert program is not None
+    model = program.model
+    name_transposed_weights(model.graph)
+    with _quiet():
+        optimizer.optimize_ir(model, input_size_limit=_FOLD_BYTES, output_size_limit=_FOLD_BYTES)
+    model.producer_name, model.producer_version, model.doc_string = "dit-deploy", None, None
+    _strip_metadata(model.graph)
+    _check_axes(model.graph, component)
+    path = folder / component.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ir.save(model, path, external_data=path.name + ".data", size_threshold_bytes=_FOLD_BYTES)
+
+
+def _dynamic_shapes(component: Component) -> tuple[dict[int, object], ...]:
+    dims = {
+        name: torch.export.Dim(name, min=axis.minimum, max=axis.maximum) for name, axis in free_sizes(component).items()
+    }
+
+    def dim(axis: Axis) -> object:
+        return axis.multiple * dims[axis.name] if axis.multiple > 1 else dims[axis.name]
+
+    return tuple(
+        {index: dim(axis) for index, axis in enumerate(spec.axes) if isinstance(axis, Axis)} for spec in component.inputs
+    )
+
+
+def name_transposed_weights(graph: ir.Graph) -> None:
+    """Replace ``Transpose(weight)`` by the transposed weight, under the weight's own name and without a copy.
+
+    torch stores a linear layer's weight [out, in]; ONNX's MatMul wants [in, out]. Left to constant folding,
+    each would be copied and lose its name, and a name is what later passes and refitting find it by. The
+    transposition here is a view that is laid out only when its bytes are written.
+    """
+    for node in list(graph):
+        weight = node.inputs[0] if node.inputs else None
+        if node.op_type != "Transpose" or weight is None or not weight.is_initializer():
+            continue
+        tensor, name = weight.const_value, weight.name
+        assert tensor is not None and name is not None
+        permutation = tuple(node.attributes.get_ints("perm", tuple(reversed(range(len(tensor.shape))))))
+        alone = len(weight.uses()) == 1
+        shape = ir.Shape([tensor.shape[axis] for axis in permutation])
+        new_name = name if alone else f"{name}.transposed"
+        replacement = ir.Value(name=new_name, shape=shape, type=ir.TensorType(tensor.dtype))
+        replacement.const_value = ir.LazyTensor(
+            _transposed(tensor, permutation, new_name), dtype=tensor.dtype, shape=shape, name=new_name
+        )
+        node.outputs[0].replace_all_uses_with(replacement)
+        graph.remove(node, safe=True)
+        if alone:
+            graph.initializers.pop(name)
+        graph.initializers[new_name] = replacement
+
+
+def _transposed(tensor: ir.TensorProtocol, permutation: tuple[int, ...], name: str) -> Callable[[], ir.TensorProtocol]:
+    return lambda: ir.Tensor(np.ascontiguousarray(tensor.numpy().transpose(permutation)), dtype=tensor.dtype, name=name)
+
+
+def _strip_metadata(graph: ir.Graph) -> None:
+    """Keep of the exporter's notes the module that a node came from; the rest are paths and lines of this machine."""
+    for node in graph.all_nodes():
+        scopes = node.metadata_props.get(_NAME_SCOPES)
+        node.metadata_props.clear()
+        if scopes is not None:
+            node.metadata_props[_NAME_SCOPES] = scopes
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*graph.inputs, *graph.initializers.values()):
+        value.metadata_props.clear()
+    graph.metadata_props.clear()
+
+
+def _check_axes(graph: ir.Graph, component: Component) -> None:
+    """Compare the graph's inputs and outputs with the declared ones; a baked axis has a number where a name belongs.
+
+    torch gives an axis that occurs only in a product (``4*latent_height``) a name of its own where it stands
+    alone in an output. It gets the declared name here; that its size is right is for the proof to show.
+    """
+    for kind, values, specs in (
+        ("input", graph.inputs, component.inputs),
+        ("output", graph.outputs, component.outputs),
+    ):
+        if [value.name for value in values] != [spec.name for spec in specs]:
+            raise ExportError(
+                f"{component.path}: the graph's {kind}s are {[value.name for value in values]}; "
+                f"declared are {[spec.name for spec in specs]}"
+            )
+        for value, spec in zip(values, specs, strict=True):
+            found = [size if isinstance(size, int) else str(size) for size in value.shape or ()]
+            declared = [axis if isinstance(axis, int) else _axis_name(axis) for axis in spec.axes]
+            same = found == declared if kind == "input" else _fixed(found) == _fixed(declared)
+            if not same or value.dtype != _DTYPES[spec.dtype]:
+                raise ExportError(
+                    f"{component.path}: {kind} {spec.name} came out as {value.dtype}{found}; declared is "
+                    f"{spec.dtype}{declared}: the network computes a size in Python"
+                )
+            value.shape = ir.Shape(declared)
+
+
+def _fixed(axes: list[int | str]) -> list[int | None]:
+    return [axis if isinstance(axis, int) else None for axis in axes]
+
+
+def _axis_name(axis: Axis) -> str:
+    """Return a dynamic axis as the exporter writes it in the file: ``batch`` or ``2*patch_height``."""
+    return axis.name if axis.multiple == 1 else f"{axis.multiple}*{axis.name}"
+
+
+_DTYPES: dict[str, ir.DataType] = {
+    "float32": ir.DataType.FLOAT,
+    "float16": ir.DataType.FLOAT16,
+    "bfloat16": ir.DataType.BFLOAT16,
+    "int64": ir.DataType.INT64,
+    "int32": ir.DataType.INT32,
+    "bool": ir.DataType.BOOL,
+}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporters' notes on their own progress; what matters of them is checked here."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def call(module: Callable[..., object], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Run a torch module on numpy inputs in their order, and return its outputs as arrays."""
+    with torch.no_grad():
+        outputs = module(*(torch.from_numpy(array) for array in feeds.values()))
+    assert isinstance(outputs, (tuple, list))
+    return [output.numpy() if isinstance(output, Tensor) else np.asarray(output) for output in outputs]

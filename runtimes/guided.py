@@ -1,0 +1,113 @@
+"""The denoiser with classifier-free guidance around it (Ho & Salimans 2022), on borrowed buffers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dit_deploy.errors import BackendError
+from dit_deploy.runtimes.runner import Binding, BindingPool
+from dit_deploy.sampling import Guidance, SolverState
+
+__all__ = ["GuidedDenoiser"]
+
+Array = NDArray[Any]
+
+
+class GuidedDenoiser:
+    """Evaluates the denoiser for one run: same conditions, same sizes, another timestep each time.
+
+    Batched guidance puts conditional and unconditional halves into one call, conditional first, as
+    diffusers' ``DiTPipeline``; otherwise they are two calls on the same buffers.
+
+    Args:
+        pool: the denoiser's bindings.
+        conditions: every input but ``latents`` and ``timestep``, [batch, …].
+        unconditional: the value of each condition for the unguided half.
+        guidance: scale, channels, interval and rescaling.
+        shape: of the latents, [batch, channels, height, width].
+    """
+
+    def __init__(
+        self,
+        pool: BindingPool,
+        conditions: Mapping[str, Array],
+        unconditional: Mapping[str, float],
+        guidance: Guidance,
+        shape: tuple[int, ...],
+        patch_size: int,
+    ) -> None:
+        self._pool = pool
+        self._guidance = guidance
+        self._shape = shape
+        self._grid = {"patch_height": shape[2] // patch_size, "patch_width": shape[3] // patch_size}
+        self._conditional = dict(conditions)
+        self._unconditional = {
+            name: np.full_like(array, unconditional[name]) for name, array in conditions.items() if name in unconditional
+        }
+        self._stack = ExitStack()
+        self._bindings: dict[int, Binding] = {}
+        self._first: dict[str, Array] = {}  # outputs of the first of two calls
+        self.seconds = 0.0
+
+    def __enter__(self) -> GuidedDenoiser:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bindings.clear()
+        self._stack.close()
+
+    def __call__(self, state: SolverState, row: int) -> tuple[Array, Array | None]:
+        """Return ``prediction`` and ``variance`` (``None`` where nothing is learned), valid until the next call."""
+        step = int(state.table.step[row])
+        if not self._guidance.active(step, state.table.num_steps):
+            outputs = self._run(state, row, self._conditional)
+            return outputs["prediction"], outputs.get("variance")
+        batch = self._shape[0]
+        if self._guidance.batched:
+            outputs = self._run(state, row, self._conditional, self._unconditional)
+            conditional = {name: array[:batch] for name, array in outputs.items()}
+            unconditional = outputs["prediction"][batch:]
+        else:
+            outputs = self._run(state, row, self._conditional)
+            for name, array in outputs.items():
+                np.copyto(self._first.setdefault(name, np.empty_like(array)), array)
+            conditional = self._first
+            unconditional = self._run(state, row, self._conditional | self._unconditional)["prediction"]
+        prediction = conditional["prediction"]
+        self._guidance.combine(prediction, unconditional, out=prediction)
+        # The unguided parts, variance included, are the conditional ones, as in the original's forward_with_cfg.
+        return prediction, conditional.get("variance")
+
+    def _run(self, state: SolverState, row: int, *halves: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Evaluate the denoiser once on as many copies of the sample as there are ``halves`` of conditions."""
+        batch, copies = self._shape[0], len(halves)
+        binding = self._bindings.get(copies)
+        if binding is None:
+            binding = self._stack.enter_context(self._pool.borrow(batch=batch * copies, **self._grid))
+            self._bindings[copies] = binding
+        latents = binding.inputs["latents"]
+        state.model_input(row, out=latents[:batch])
+        latents[batch:] = latents[: batch * (copies - 1)]
+        binding.inputs["timestep"][:] = state.table.timesteps[row]
+        for name, first in self._conditional.items():
+            for index, half in enumerate(halves):
+                binding.inputs[name][index * batch : (index + 1) * batch] = half.get(name, first)
+        started = time.perf_counter()
+        binding.run()
+        self.seconds += time.perf_counter() - started
+        return binding.outputs
+
+
+def check_finite(sample: NDArray[np.float32], step: int, num_steps: int) -> None:
+    """Raise :class:`BackendError` where the latents are no longer finite: better no picture than a black one."""
+    if not np.isfinite(sample.sum()):
+        raise BackendError(
+            f"the latents hold NaN or infinite values after step {step + 1} of {num_steps}; a precision too small for "
+            "this model is the usual cause: use a wider one, or run `dit-deploy parity` to see where it begins"
+        )
