@@ -7,7 +7,7 @@ denoiser wants them; the decoder goes the other way. So a runtime needs no ``sca
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -19,7 +19,7 @@ from dit_deploy.exporters.weights import read_json
 
 __all__ = ["Decoder", "Encoder", "decoder_component", "encoder_component", "load_autoencoder", "spatial_compression"]
 
-Autoencoder = AutoencoderKL | AutoencoderTiny
+Autoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny
 _CLASSES: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 

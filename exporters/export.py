@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import json
 
 from torch import nn
 
-from dit_deploy.bundle import Bundle, BundleWriter, Component, Scheduler, SourceRecord
+from dit_deploy.bundle import Bundle, BundleWriter, Component, Latents, Scheduler, SourceRecord
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoders, proof
 from dit_deploy.exporters.families import dit, dit_weights
@@ -82,7 +80,7 @@ def _export_denoiser(source: Source, folder: Path, say: Progress) -> Component:
     return component
 
 
-def _export_autoencoder(source: Source, folder: Path, say: Progress) -> tuple[dict[str, Component], Any]:
+def _export_autoencoder(source: Source, folder: Path, say: Progress) -> tuple[dict[str, Component], Latents]:
     """Export encoder and decoder where the source has an autoencoder; return them with the latents' geometry."""
     config = source.config
     if source.vae_folder is None:
@@ -127,7 +125,7 @@ def _export_graph(
 
 
 @contextmanager
-def _timed(say: Progress, what: str):
+def _timed(say: Progress, what: str) -> Iterator[None]:
     say(what)
     start = time.perf_counter()
     yield

@@ -55,16 +55,17 @@ def traced_sizes(component: Component) -> dict[str, int]:
 def example_inputs(component: Component, sizes: dict[str, int], seed: int = 0) -> dict[str, np.ndarray]:
     """Return random inputs of the declared dtypes and ranges: normal numbers, or uniform where a range is declared."""
     generator = np.random.default_rng(seed)
-    inputs = {}
+    inputs: dict[str, np.ndarray] = {}
     for spec in component.inputs:
         shape = shape_of(spec, sizes)
+        values: np.ndarray
         if spec.minimum is None or spec.maximum is None:
             values = generator.standard_normal(shape)
         elif spec.dtype.startswith("int"):
             values = generator.integers(int(spec.minimum), int(spec.maximum), shape, endpoint=True)
         else:
             values = generator.uniform(spec.minimum, spec.maximum, shape)
-        inputs[spec.name] = np.asarray(values).astype(spec.dtype)
+        inputs[spec.name] = values.astype(spec.dtype)
     return inputs
 
 
@@ -140,7 +141,7 @@ def name_transposed_weights(graph: ir.Graph) -> None:
         assert tensor is not None and name is not None
         permutation = tuple(node.attributes.get_ints("perm", tuple(reversed(range(len(tensor.shape))))))
         alone = len(weight.uses()) == 1
-        shape = ir.Shape([tensor.shape[axis] for axis in permutation])
+        shape = ir.Shape([tensor.shape.numpy()[axis] for axis in permutation])
         new_name = name if alone else f"{name}.transposed"
         replacement = ir.Value(name=new_name, shape=shape, type=ir.TensorType(tensor.dtype))
         replacement.const_value = ir.LazyTensor(

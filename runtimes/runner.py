@@ -20,8 +20,13 @@ Array = NDArray[Any]
 class Binding(Protocol):
     """A component's input and output buffers for one set of sizes. One caller at a time may use it."""
 
-    inputs: Mapping[str, Array]
-    outputs: Mapping[str, Array]
+    @property
+    def inputs(self) -> Mapping[str, Array]:
+        """Arrays to write into, by name."""
+
+    @property
+    def outputs(self) -> Mapping[str, Array]:
+        """Arrays to read after :meth:`run`, by name; the next run overwrites them."""
 
     def run(self) -> None:
         """Compute ``outputs`` from ``inputs``, in place."""
@@ -30,7 +35,9 @@ class Binding(Protocol):
 class Runner(Protocol):
     """One component loaded by a backend. May be shared by threads, each with bindings of its own."""
 
-    component: Component
+    @property
+    def component(self) -> Component:
+        """The declaration of its inputs and outputs."""
 
     def bind(self, sizes: Mapping[str, int]) -> Binding:
         """Allocate buffers for the free sizes ``sizes``, such as ``{"batch": 2, "patch_height": 16, …}``."""

@@ -41,9 +41,7 @@ def read_json(data: bytes, name: str, *, infinity: bool = False) -> Any:
         return value
 
     try:
-        return json.loads(
-            data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant, parse_float=number
-        )
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant, parse_float=number)
     except UnicodeDecodeError as error:
         raise BundleError(f"{name}: expected UTF-8 text, but byte {error.start} is not ({error.reason})") from error
     except RecursionError as error:

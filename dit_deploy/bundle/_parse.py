@@ -50,5 +50,3 @@ def explain(error: ValidationError) -> str:
         message, came = "is not a known field", ""
     more = f" (and {len(useful) - 1} more)" if len(useful) > 1 else ""
     return one_line(f"{where}: {message[:1].lower()}{message[1:]}{came}{more}", 500)
-
-

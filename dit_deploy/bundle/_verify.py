@@ -43,9 +43,7 @@ class Problem:
         return f"{self.path} {text}"
 
 
-def verify(
-    root: Path, manifest: Manifest, ignored: frozenset[str], progress: Progress | None = None
-) -> list[Problem]:
+def verify(root: Path, manifest: Manifest, ignored: frozenset[str], progress: Progress | None = None) -> list[Problem]:
     """Return everything below ``root`` that is not as ``manifest`` records it, empty where all is well.
 
     ``ignored`` are top-level names with records of their own. Nothing is raised for a bad file.

@@ -169,7 +169,7 @@ class BundleWriter:
             replace_file(folder / MANIFEST, data)
             for parent, _, _ in os.walk(folder):
                 sync_folder(Path(parent))
-            load(folder)
+            checked = load(folder)
             self._put_in_place(folder)
         except ValidationError as error:
             raise BundleError(f"{self._shown} was not written: {explain(error)}") from error
@@ -179,7 +179,8 @@ class BundleWriter:
             # The hidden folder will be gone by the time this is read.
             raise type(error)(str(error).replace(str(folder), str(self._shown))) from error
         self._finished = True
-        return Bundle.open(self._shown)
+        # Not opened anew: another writer may have replaced it by now.
+        return Bundle(self._shown, checked.manifest, checked.digest)
 
     def _put_in_place(self, folder: Path) -> None:
         for _ in range(100):

@@ -110,6 +110,8 @@ def sincos_positions(height: int, width: int, frequencies: Tensor, base_size: in
 class Embedder(nn.Module):
     """Timestep and class label → conditioning vector [batch, hidden_size]."""
 
+    frequencies: Tensor
+
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         frequencies = geometric_frequencies(FREQUENCIES // 2, config.frequency_shift)
@@ -149,7 +151,7 @@ class Block(nn.Module):
 
     def attention(self, hidden_states: Tensor) -> Tensor:
         def heads(projected: Tensor) -> Tensor:  # [batch, tokens, hidden] → [batch, heads, tokens, head]
-            return projected.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            return projected.reshape(*projected.shape[:2], self.num_heads, -1).transpose(1, 2)
 
         attended = F.scaled_dot_product_attention(
             heads(self.to_q(hidden_states)), heads(self.to_k(hidden_states)), heads(self.to_v(hidden_states))
@@ -166,6 +168,8 @@ class Block(nn.Module):
 
 class DiT(nn.Module):
     """The denoiser. Its initial weights are torch's defaults, there to be loaded over."""
+
+    position_frequencies: Tensor
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()

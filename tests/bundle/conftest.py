@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from dit_deploy.bundle import (
     SourceRecord,
     TensorSpec,
 )
+from dit_deploy.bundle._reader import digest_line
 
 BATCH = Axis(name="batch")
 LATENTS = (BATCH, 4, Axis(name="patch_height", multiple=2), Axis(name="patch_width", multiple=2, maximum=64))
@@ -84,10 +87,13 @@ def fill(writer: BundleWriter) -> None:
     writer.file("scheduler/scheduler_config.json").write_text(json.dumps(SCHEDULER))
 
 
-def make(path: Path, **changes: Any) -> Bundle:
-    overwrite = changes.pop("overwrite", False)
+def make(
+    path: Path | str, *, overwrite: bool = False, before_finish: Callable[[], object] = lambda: None, **changes: Any
+) -> Bundle:
+    """Write the tiny bundle to ``path``, with ``changes`` to its manifest."""
     with BundleWriter(path, overwrite=overwrite) as writer:
         fill(writer)
+        before_finish()
         return writer.finish(**{**FIELDS, **changes})
 
 
@@ -98,12 +104,14 @@ def bundle(tmp_path: Path) -> Bundle:
 
 def rewrite(bundle: Bundle, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the manifest of a bundle as someone would who knows about its digest."""
-    from hashlib import sha256
-
-    from dit_deploy.bundle._reader import digest_line
-
     document = json.loads((bundle.path / "manifest.json").read_text())
     change(document)
     data = json.dumps(document).encode()
     (bundle.path / "manifest.json").write_bytes(data)
-    (bundle.path / "manifest.json.sha256").write_bytes(digest_line(sha256(data).hexdigest()))
+    (bundle.path / "manifest.json.sha256").write_bytes(digest_line(hashlib.sha256(data).hexdigest()))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What survives a power cut cannot be tested here, and waiting for it a thousand times takes a minute."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

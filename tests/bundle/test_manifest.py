@@ -17,7 +17,7 @@ from dit_deploy.bundle.schema import PATH, schema_text
 from .conftest import FIELDS
 
 RECORD = FileRecord(size=1, sha256="0" * 64)
-FILES = {path: RECORD for path in ("denoiser/model.onnx", "vae_decoder/model.onnx", "scheduler/scheduler_config.json")}
+FILES = dict.fromkeys(("denoiser/model.onnx", "vae_decoder/model.onnx", "scheduler/scheduler_config.json"), RECORD)
 
 
 def manifest(**changes: Any) -> Manifest:
@@ -33,8 +33,8 @@ def test_json_round_trip_gives_the_same_bytes() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/", "/etc/passwd", "..", "../x", "a/../b", "a//b", "a/", "./a", ".hidden", "a\\b", "C:/x", "a\n", "a\0b", "ä", "a b",
-     "x" * 241],
+    ["", "/", "/etc/passwd", "..", "../x", "a/../b", "a//b", "a/", "./a", ".hidden", "a\\b", "C:/x", "a\n", "a\0b",
+     "ä", "a b", "x" * 241],
 )  # fmt: skip
 def test_paths_that_are_not_plain_are_refused(path: str) -> None:
     with pytest.raises(ValueError, match="not a plain relative path"):

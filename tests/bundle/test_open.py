@@ -69,7 +69,7 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
     (folder / "manifest.json").rmdir()
     (folder / "manifest.json").symlink_to("nowhere")
     assert "is missing" in refusal(folder, IntegrityError)
-    assert "cannot be opened" in refusal("x" * 5000)
+    refusal("x" * 5000)  # longer than a name may be: the words depend on the version of Python
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""The whole road on the trained demo: export, draw every class, redraw a picture, compare with PyTorch.
+
+    python examples/demo.py OUT        # `make demo` runs this
+
+Pictures are drawn by ONNX Runtime; PyTorch is used by the export and by the comparison alone.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from dit_deploy import Bundle, Pipeline
+
+HERE = Path(__file__).resolve().parent
+MODEL = HERE / "fashion" / "model"
+PICTURE = HERE / "fashion" / "sneaker.png"
+ROWS, SCALE, MARGIN, CAPTION = 6, 3, 8, 22
+STRENGTHS = (0.2, 0.4, 0.6, 0.8)
+
+
+def main(out: Path) -> None:
+    """Do everything and say where the pictures and the report are."""
+    started = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    bundle = out / "bundle"
+    run("export", MODEL, bundle, "--overwrite")
+
+    pipe = Pipeline(Bundle.open(bundle))
+    names = [pipe.bundle.manifest.labels[str(label)] for label in range(10)]
+    print("drawing every class, then one picture as another class")
+    drawn = pipe(class_labels=list(range(10)) * ROWS, num_inference_steps=50, guidance_scale=4.0, seed=0, progress=True)
+    rows = [drawn.images[row * 10 : row * 10 + 10] for row in range(ROWS)]
+    sheet(rows, names).save(out / "classes.png")
+
+    boot = names.index("Ankle boot")
+    original = Image.open(PICTURE).convert("RGB")
+    redrawn = [
+        pipe(class_labels=boot, image=PICTURE, strength=strength, num_inference_steps=50, seed=0).images[0]
+        for strength in STRENGTHS
+    ]
+    captions = ["a sneaker", *(f"boot, {strength:g}" for strength in STRENGTHS)]
+    sheet([[original, *redrawn]], captions).save(out / "image_to_image.png")
+
+    run("parity", bundle, "--reference", MODEL, "--report", out / "parity")
+    print(f"\nDone in {time.perf_counter() - started:.0f} s. Look at")
+    for path, what in (
+        (out / "classes.png", "ten classes, guided, 50 DDIM steps"),
+        (out / "image_to_image.png", "a sneaker redrawn as an ankle boot"),
+        (out / "parity" / "index.html", "the comparison with PyTorch"),
+        (bundle, "the bundle"),
+    ):
+        print(f"  {path}: {what}")
+
+
+def run(*arguments: object) -> None:
+    """Run a dit-deploy command, showing it as one would type it."""
+    words = [str(argument) for argument in arguments]
+    print("$ dit-deploy", *words, flush=True)
+    subprocess.run([sys.executable, "-m", "dit_deploy.cli", *words], check=True)
+
+
+def sheet(rows: list[list[Image.Image]], captions: list[str]) -> Image.Image:
+    """Lay pictures out in a grid, enlarged without smoothing, with a caption over each column."""
+    side = rows[0][0].width * SCALE
+    cell = side + MARGIN
+    page = Image.new("RGB", (len(captions) * cell + MARGIN, CAPTION + len(rows) * cell + MARGIN), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(14)
+    for column, caption in enumerate(captions):
+        draw.text((MARGIN + column * cell + side / 2, CAPTION / 2 + 2), caption, "black", font, anchor="mm")
+        for row, pictures in enumerate(rows):
+            picture = pictures[column].resize((side, side), Image.Resampling.NEAREST)
+            page.paste(picture, (MARGIN + column * cell, CAPTION + row * cell))
+    return page
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "out/demo"))
