@@ -1,6 +1,6 @@
 """Draw one picture a class from a bundle. Runs without PyTorch.
 
-    python examples/class_to_image.py BUNDLE OUT.png [CLASS …]
+python examples/class_to_image.py BUNDLE OUT.png [CLASS …]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Redraw a picture as another class, a little and a lot. Runs without PyTorch.
 
-    python examples/image_to_image.py BUNDLE PICTURE CLASS OUT.png
+python examples/image_to_image.py BUNDLE PICTURE CLASS OUT.png
 """
 
 import argparse
@@ -16,7 +16,9 @@ def main() -> None:
     parser.add_argument("picture", help="the picture to start from")
     parser.add_argument("class_label", type=int, help="the class to draw it as")
     parser.add_argument("out", help="the row of pictures to write")
-    parser.add_argument("--strength", type=float, nargs="*", default=[0.3, 0.5, 0.7, 0.9], help="0 … 1, how much to redraw")
+    parser.add_argument(
+        "--strength", type=float, nargs="*", default=[0.3, 0.5, 0.7, 0.9], help="0 … 1, how much to redraw"
+    )
     arguments = parser.parse_args()
 
     pipe = Pipeline(Bundle.open(arguments.bundle))

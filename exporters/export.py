@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from dit_deploy.bundle import Bundle, BundleWriter, Component, Latents, Scheduler, SourceRecord
-from dit_deploy.errors import SourceError
+from dit_deploy.errors import InputError, SourceError
 from dit_deploy.exporters import autoencoders, proof
 from dit_deploy.exporters.families import dit, dit_weights
 from dit_deploy.exporters.sources import Source, open_source
@@ -21,6 +21,8 @@ __all__ = ["export"]
 
 Progress = Callable[[str], None]
 
+_WEIGHTS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
 
 def export(
     source: str | Path,
@@ -29,6 +31,7 @@ def export(
     arch: str | None = None,
     image_size: int | None = None,
     vae: str | Path | None = None,
+    dtype: str = "fp32",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -40,22 +43,29 @@ def export(
         source: a diffusers ``DiTPipeline`` or ``DiTTransformer2DModel`` folder, or a facebookresearch/DiT checkpoint.
         out: the bundle's folder; its parent exists.
         arch, image_size, vae: see :func:`~dit_deploy.exporters.sources.open_source`.
+        dtype: what weights are stored as: ``"fp32"``, or ``"fp16"`` or ``"bf16"`` for half the size. Computation
+            stays in float32; how an engine computes is chosen when it is built.
         overwrite: replace a bundle that is there. Anything else that is there is left alone, and is an error.
         progress: called with one line before each step.
 
     Raises:
+        InputError: ``dtype`` is none of the three.
         SourceError: the checkpoint cannot be opened, or its parts do not fit each other.
         ExportError: a graph could not be traced, or differs from its source.
         BundleError: ``out`` cannot be written.
     """
     say = progress or (lambda line: None)
+    if dtype not in _WEIGHTS:
+        raise InputError(f"dtype: {dtype!r} came, expected one of {', '.join(_WEIGHTS)}")
     with BundleWriter(out, overwrite=overwrite) as writer:
         say(f"opening {source}")
         opened = open_source(source, arch=arch, image_size=image_size, vae=vae)
-        components, latents = _export_autoencoder(opened, writer.folder, say)
-        components["denoiser"] = _export_denoiser(opened, writer.folder, say)
+        components, latents = _export_autoencoder(opened, writer.folder, _WEIGHTS[dtype], say)
+        components["denoiser"] = _export_denoiser(opened, writer.folder, _WEIGHTS[dtype], say)
         scheduler = Scheduler(num_inference_steps=opened.num_inference_steps)
-        writer.file(scheduler.path).write_text(json.dumps(dict(opened.scheduler_config), indent=2) + "\n", encoding="utf-8")
+        writer.file(scheduler.path).write_text(
+            json.dumps(dict(opened.scheduler_config), indent=2) + "\n", encoding="utf-8"
+        )
         say("hashing")
         return writer.finish(
             family="dit",
@@ -69,18 +79,21 @@ def export(
         )
 
 
-def _export_denoiser(source: Source, folder: Path, say: Progress) -> Component:
+def _export_denoiser(source: Source, folder: Path, weights: str, say: Progress) -> Component:
     config = source.config
     component = dit.denoiser_component(config, int(source.scheduler_config.get("num_train_timesteps", 1000)))
     grid = config.sample_size // config.patch_size
     typical = {"batch": 2, "patch_height": grid, "patch_width": grid}
+    component = component.model_copy(update={"weights": weights})
     _export_graph(
         lambda: dit_weights.load(config, source.weights), component, folder, typical, say, reference=source.reference
     )
     return component
 
 
-def _export_autoencoder(source: Source, folder: Path, say: Progress) -> tuple[dict[str, Component], Latents]:
+def _export_autoencoder(
+    source: Source, folder: Path, weights: str, say: Progress
+) -> tuple[dict[str, Component], Latents]:
     """Export encoder and decoder where the source has an autoencoder; return them with the latents' geometry."""
     config = source.config
     if source.vae_folder is None:
@@ -94,8 +107,9 @@ def _export_autoencoder(source: Source, folder: Path, say: Progress) -> tuple[di
         )
     compression = autoencoders.spatial_compression(vae)
     typical = {"batch": 2, "latent_height": config.sample_size, "latent_width": config.sample_size}
-    encoder = autoencoders.encoder_component(vae, compression)
-    decoder = autoencoders.decoder_component(vae, compression)
+    stored = {"weights": weights}
+    encoder = autoencoders.encoder_component(vae, compression).model_copy(update=stored)
+    decoder = autoencoders.decoder_component(vae, compression).model_copy(update=stored)
     _export_graph(lambda: autoencoders.Encoder(vae), encoder, folder, typical, say)
     _export_graph(lambda: autoencoders.Decoder(vae), decoder, folder, typical, say)
     latents = dit.latents(config, compression, *autoencoders.factors(vae))

@@ -19,9 +19,10 @@ import torch
 from onnxscript import optimizer
 from torch import Tensor, nn
 
-from dit_deploy.bundle.manifest import Axis, Component, TensorSpec
+from dit_deploy.bundle.manifest import Axis, Component
 from dit_deploy.bundle.shapes import shape_of
 from dit_deploy.errors import ExportError
+from dit_deploy.exporters.passes.storage import store_weights
 
 __all__ = ["OPSET", "example_inputs", "free_sizes", "trace"]
 
@@ -49,7 +50,7 @@ def free_sizes(component: Component) -> dict[str, Axis]:
 
 def traced_sizes(component: Component) -> dict[str, int]:
     """Return the free sizes that :func:`trace` uses, so that a proof can avoid them."""
-    return {name: size for name, size in zip(free_sizes(component), _TRACED, strict=False)}
+    return dict(zip(free_sizes(component), _TRACED, strict=False))
 
 
 def example_inputs(component: Component, sizes: dict[str, int], seed: int = 0) -> dict[str, np.ndarray]:
@@ -96,9 +97,9 @@ def trace(module: nn.Module, component: Component, folder: Path) -> None:
                 dynamic_shapes=_dynamic_shapes(component),
             )
         except Exception as error:
-            message = str(error.__cause__ or error).strip().splitlines()
+            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
             raise ExportError(
-                f"{component.path}: torch.export cannot trace {type(module).__name__}: {message[0] if message else error}"
+                f"{component.path}: torch.export cannot trace {type(module).__name__}: {reason}"
             ) from error
     assert program is not None
     model = program.model
@@ -106,11 +107,16 @@ def trace(module: nn.Module, component: Component, folder: Path) -> None:
     with _quiet():
         optimizer.optimize_ir(model, input_size_limit=_FOLD_BYTES, output_size_limit=_FOLD_BYTES)
     model.producer_name, model.producer_version, model.doc_string = "dit-deploy", None, None
+    if component.weights != "float32":
+        store_weights(model.graph, _DTYPES[component.weights], _FOLD_BYTES)
     _strip_metadata(model.graph)
     _check_axes(model.graph, component)
     path = folder / component.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    ir.save(model, path, external_data=path.name + ".data", size_threshold_bytes=_FOLD_BYTES)
+    try:
+        ir.save(model, path, external_data=path.name + ".data", size_threshold_bytes=_FOLD_BYTES)
+    except ValueError as error:
+        raise ExportError(f"{component.path}: {error}") from error
 
 
 def _dynamic_shapes(component: Component) -> tuple[dict[int, object], ...]:
@@ -122,7 +128,8 @@ def _dynamic_shapes(component: Component) -> tuple[dict[int, object], ...]:
         return axis.multiple * dims[axis.name] if axis.multiple > 1 else dims[axis.name]
 
     return tuple(
-        {index: dim(axis) for index, axis in enumerate(spec.axes) if isinstance(axis, Axis)} for spec in component.inputs
+        {index: dim(axis) for index, axis in enumerate(spec.axes) if isinstance(axis, Axis)}
+        for spec in component.inputs
     )
 
 

@@ -48,7 +48,9 @@ class GuidedDenoiser:
         self._grid = {"patch_height": shape[2] // patch_size, "patch_width": shape[3] // patch_size}
         self._conditional = dict(conditions)
         self._unconditional = {
-            name: np.full_like(array, unconditional[name]) for name, array in conditions.items() if name in unconditional
+            name: np.full_like(array, unconditional[name])
+            for name, array in conditions.items()
+            if name in unconditional
         }
         self._stack = ExitStack()
         self._bindings: dict[int, Binding] = {}

@@ -75,9 +75,13 @@ def _from_array(array: NDArray[Any], multiple: int, channels: int, height: int |
         raise InputError(f"image: values {array.min():g} … {array.max():g} came, expected 0 … 1")
     for axis, size, wanted in (("height", array.shape[1], height), ("width", array.shape[2], width)):
         if size % multiple:
-            raise InputError(f"image: {axis} {size} is no multiple of {multiple}; the nearest is {nearest(size, multiple)}")
+            raise InputError(
+                f"image: {axis} {size} is no multiple of {multiple}; the nearest is {nearest(size, multiple)}"
+            )
         if wanted not in (None, size):
-            raise InputError(f"image: {axis} {size} came, but {axis}={wanted} was asked for; resize the array, or leave it out")
+            raise InputError(
+                f"image: {axis} {size} came, but {axis}={wanted} was asked for; resize the array, or leave it out"
+            )
     return np.ascontiguousarray(array.transpose(0, 3, 1, 2), dtype=np.float32)
 
 

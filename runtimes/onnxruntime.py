@@ -50,7 +50,9 @@ class OnnxRuntimeRunner:
         try:
             self.session = ort.InferenceSession(path, options, providers=list(providers))
         except Exception as error:
-            raise BackendError(f"ONNX Runtime refuses {path.name} of {path.parent.name}: {first_line(error)}") from error
+            raise BackendError(
+                f"ONNX Runtime refuses {path.name} of {path.parent.name}: {first_line(error)}"
+            ) from error
         self.component = component
 
     def bind(self, sizes: Mapping[str, int]) -> OnnxRuntimeBinding:

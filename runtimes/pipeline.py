@@ -104,7 +104,7 @@ class Pipeline:
         class_labels: int | Sequence[int] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        guidance_channels: int | None | Literal["model"] = "model",
+        guidance_channels: int | Literal["model"] | None = "model",
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         guidance_rescale: float = 0.0,
         guidance_batched: bool = True,
@@ -126,11 +126,11 @@ class Pipeline:
             class_labels: class indices; the null class draws without a class.
             num_inference_steps: denoising steps, at least 1; the manifest's usual number by default.
             guidance_scale: classifier-free guidance (Ho & Salimans 2022), on above 1; the manifest's by default.
-            guidance_channels: how many leading latent channels are guided; ``None`` is all, ``"model"`` the model's own.
+            guidance_channels: how many leading latent channels are guided; ``None``: all; ``"model"``: its own.
             guidance_interval: guide only in this part of the steps, as fractions (Kynkäänniemi et al. 2024).
             guidance_rescale: 0 … 1, pull the guided prediction back to its former deviation (Lin et al. 2023).
             guidance_batched: both halves in one call of the denoiser, or in two with half the memory.
-            seed: one integer (picture i goes on with the generator's stream) or one for each picture; random by default.
+            seed: one integer (picture i goes on with the generator's stream) or one a picture; random by default.
             height, width: pixels, multiples of :attr:`pixel_multiple`; the training size by default.
             scheduler: a diffusers scheduler's name or config; the bundle's own by default.
             eta: DDIM's stochasticity, 0 … 1.
@@ -229,9 +229,7 @@ class Pipeline:
             table = solver_table(config, steps, eta=eta, begin=begin)
             channels = self.bundle.component("vae_encoder").input("images").axes[1]
             assert isinstance(channels, int)
-            pictures = read_images(
-                image, multiple=self.pixel_multiple, channels=channels, height=height, width=width
-            )
+            pictures = read_images(image, multiple=self.pixel_multiple, channels=channels, height=height, width=width)
         if table.needs_variance and not manifest.prediction.learned_range_variance:
             raise InputError("scheduler: variance_type learned_range needs a model that learns one; use fixed_small")
         return table, pictures
@@ -283,11 +281,11 @@ class Pipeline:
                         raise Cancelled(f"the callback cancelled after step {step + 1} of {table.num_steps}")
             return denoiser.seconds
 
-    def _encode(
-        self, images: Floats, shape: tuple[int, ...], source: NoiseSource, seconds: dict[str, float]
-    ) -> Floats:
+    def _encode(self, images: Floats, shape: tuple[int, ...], source: NoiseSource, seconds: dict[str, float]) -> Floats:
         """Return latents [batch, …] drawn from the posterior of ``images`` [batch or 1, channels, height, width]."""
-        with self._pools["vae_encoder"].borrow(batch=len(images), latent_height=shape[2], latent_width=shape[3]) as binding:
+        with self._pools["vae_encoder"].borrow(
+            batch=len(images), latent_height=shape[2], latent_width=shape[3]
+        ) as binding:
             binding.inputs["images"][:] = images
             started = time.perf_counter()
             binding.run()
@@ -304,7 +302,9 @@ class Pipeline:
         pictures = []
         for first in range(0, batch, group):
             part = latents[first : first + group]
-            with self._pools["vae_decoder"].borrow(batch=len(part), latent_height=height, latent_width=width) as binding:
+            with self._pools["vae_decoder"].borrow(
+                batch=len(part), latent_height=height, latent_width=width
+            ) as binding:
                 binding.inputs["latents"][:] = part
                 started = time.perf_counter()
                 binding.run()
@@ -317,7 +317,7 @@ def _choose_engine(bundle: Bundle, engine: str) -> str:
     """Return the engine that ``engine`` means in this bundle: for now the plain graphs are the only one there is."""
     if engine in ("auto", "onnx"):
         return "onnx"
-    raise InputError(f'engine: {engine!r} came; this bundle has {", ".join(["onnx", *bundle.engine_names()])}')
+    raise InputError(f"engine: {engine!r} came; this bundle has {', '.join(['onnx', *bundle.engine_names()])}")
 
 
 def _seeds(seed: int | Sequence[int] | None, batch: int) -> int | list[int]:

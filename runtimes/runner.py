@@ -75,4 +75,3 @@ class BindingPool:
                     del self._idle[identity]
                     return binding
         return None
-

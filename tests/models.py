@@ -87,7 +87,7 @@ def make_autoencoder(kind: str = "kl", latent_channels: int = 6, seed: int = 0) 
 
 
 def make_pipeline(folder: Path, *, vae: str = "kl", seed: int = 0, in_channels: int = 6, **sizes: int | bool) -> Path:
-    """Save a random ``DiTPipeline`` in ``folder`` and return it: 64 × 64 pixels, multiples of 16, 17 classes by default."""
+    """Save a random ``DiTPipeline`` in ``folder`` and return it: 64 × 64 pixels, 17 classes by default."""
     transformer = make_transformer(seed=seed, in_channels=in_channels, **sizes)  # type: ignore[arg-type]
     num_classes = transformer.config.num_embeds_ada_norm
     scheduler = DDIMScheduler(beta_schedule="linear", clip_sample=False)
@@ -100,7 +100,7 @@ def make_pipeline(folder: Path, *, vae: str = "kl", seed: int = 0, in_channels: 
 
 
 def make_original(model: DiTTransformer2DModel) -> dict[str, Tensor]:
-    """Return a diffusers DiT's weights as a facebookresearch/DiT ``state_dict``: the conversion script run backwards."""
+    """Return a diffusers DiT's weights as a facebookresearch/DiT ``state_dict``: the conversion backwards."""
     theirs = model.state_dict()
     weights: dict[str, Tensor] = {"pos_embed": model.pos_embed.pos_embed.clone()}
 

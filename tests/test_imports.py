@@ -68,7 +68,16 @@ def test_a_wheel_with_the_cpu_extra_alone_draws(tiny_bundle: Path, tmp_path: Pat
     installed = subprocess.run([venv / "bin" / "pip", "list"], check=True, capture_output=True, text=True).stdout
     assert "torch" not in installed
     assert "diffusers" not in installed
-    command = [venv / "bin" / "dit-deploy", "generate", tiny_bundle, tmp_path / "a.png", "--class-label", "3", "--steps", "2"]
+    command = [
+        venv / "bin" / "dit-deploy",
+        "generate",
+        tiny_bundle,
+        tmp_path / "a.png",
+        "--class-label",
+        "3",
+        "--steps",
+        "2",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "a.png").exists()

@@ -89,9 +89,10 @@ class TensorSpec(Record):
 
 
 class Component(Record):
-    """One ONNX graph of the bundle: its file, and what goes in and comes out."""
+    """One ONNX graph of the bundle: its file, what its weights are stored as, and what goes in and comes out."""
 
     path: str
+    weights: Literal["float32", "float16", "bfloat16"] = "float32"
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
 

@@ -51,8 +51,10 @@ class Levels:
 
     def half_log_snr(self, index: int) -> float:
         """Return λ = log(signal / noise): infinite at the end of sampling where the noise is 0."""
-        noise = self.noise[index]
-        return math.log(self.signal[index] / noise) if noise > 0 else math.inf
+        signal, noise = self.signal[index], self.noise[index]
+        if signal <= 0:
+            return math.nan  # the table refuses it by timestep
+        return math.log(signal / noise) if noise > 0 else math.inf
 
 
 def dpm_levels(options: Options, request: Request) -> Levels:
@@ -69,7 +71,7 @@ def dpm_levels(options: Options, request: Request) -> Levels:
         if request.mu is not None and options.flag("use_dynamic_shifting"):
             shift = math.exp(request.mu)
         plain = 1.0 - np.linspace(1, 1 / len(products), steps + 1)
-        sigmas = _shifted(shift, plain)[::-1][:-1]
+        sigmas = np.asarray(_shifted(shift, plain)[::-1][:-1], np.float64)
         timesteps = sigmas * len(products)
     elif spacing is not None:
         sigmas = respaced(spacing, schedule[::-1], steps, options)
@@ -115,12 +117,15 @@ def unipc_levels(options: Options, request: Request) -> Levels:
 
 
 def _unipc_flow_sigmas(options: Options, request: Request, count: int, terminal: float | None) -> Floats:
+    sigmas: NDArray[np.floating]
     if request.sigmas is None:
         sigmas = np.linspace(1, 1 / count, request.num_inference_steps + 1)[:-1]
     else:
         sigmas = np.array(request.sigmas, np.float64)
     if options.flag("use_dynamic_shifting"):
-        sigmas = time_shifted(options.choice("time_shift_type", ("exponential", "linear")), _mu(options, request), sigmas)
+        sigmas = time_shifted(
+            options.choice("time_shift_type", ("exponential", "linear")), _mu(options, request), sigmas
+        )
     else:
         sigmas = _shifted(options.number("flow_shift", 0.0), sigmas)
     if terminal:
@@ -133,11 +138,10 @@ def _unipc_flow_sigmas(options: Options, request: Request, count: int, terminal:
 def _mu(options: Options, request: Request) -> float:
     if request.mu is None:
         options.refuse("use_dynamic_shifting", "mu must be given with it")
-        raise AssertionError
     return request.mu
 
 
-def _shifted(shift: float, sigmas: Floats) -> Floats:
+def _shifted(shift: float, sigmas: NDArray[np.floating]) -> NDArray[np.floating]:
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 

@@ -135,7 +135,9 @@ class NoiseSource:
             return self._generators[0].draw(_product(sizes)).reshape(sizes)
         if not sizes or sizes[0] != len(self._generators):
             batch = sizes[0] if sizes else 0
-            raise InputError(f"seed: a list of {len(self._generators)} came, one a sample of the batch of {batch} expected")
+            raise InputError(
+                f"seed: a list of {len(self._generators)} came, one a sample of the batch of {batch} expected"
+            )
         each = _product(sizes[1:])
         return np.concatenate([generator.draw(each) for generator in self._generators]).reshape(sizes)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from dit_deploy.errors import InputError
 
@@ -66,12 +66,14 @@ class Options:
         given = {name: value for name, value in config.items() if not name.startswith("_")}
         unknown = [name for name in given if name not in defaults and name not in carried]
         if unknown:
-            raise InputError(f"{scheduler}: unknown option {unknown[0]}={given[unknown[0]]!r}; it has {', '.join(sorted(defaults))}")
+            raise InputError(
+                f"{scheduler}: unknown option {unknown[0]}={given[unknown[0]]!r}; it has {', '.join(sorted(defaults))}"
+            )
         self._values = {**defaults, **{name: value for name, value in given.items() if name in defaults}}
         if self._values.get("thresholding"):
             self.refuse("thresholding", "dynamic thresholding is not linear; set it to False, or use clip_sample")
 
-    def refuse(self, name: str, supported: str) -> None:
+    def refuse(self, name: str, supported: str) -> NoReturn:
         """Raise the InputError that names an option, its value and what is supported."""
         raise InputError(f"{self.scheduler}: {name}={self._values[name]!r} is not supported: {supported}")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from dit_deploy.errors import InputError
 from dit_deploy.sampling.table import BASIS, SolverTable
 
 __all__ = ["KEEP", "Combination", "Row", "Rows"]
@@ -62,6 +63,8 @@ class Rows:
 
     def table(self, start: tuple[float, float], initial_noise_scale: float = 1.0) -> SolverTable:
         """Return the table; see :class:`SolverTable` for the two arguments."""
+        if not self.rows:
+            raise InputError("begin: no step is left to run; begin earlier")
         history = max(max(len(row.sample.outputs), len(row.saved.outputs)) for row in self.rows)
         sample = np.array([row.sample.over(history) for row in self.rows], np.float64)
         saved = np.array([row.saved.over(history) for row in self.rows], np.float64)
@@ -88,22 +91,20 @@ Floats = NDArray[np.float64]
 
 
 def _fold_outputs(sample: Floats, saved: Floats, output: Floats, clip: Floats) -> tuple[Floats, Floats]:
-    """Write m_0 out as sample and prediction where nothing clips it and no later row wants it.
+    """Write m_0 out as sample and prediction wherever nothing clips it.
 
-    Two terms where there were three, no intermediate array, and the sum of the two coefficients of the sample is
-    rounded once instead of in float32 at every element.
+    The two coefficients of the sample often cancel, by a factor of sigma at a long step: summed here they do so in
+    float64, where an m_0 rounded to float32 would leave its rounding. And where no later row wants m_0, the loop has
+    no need to make it.
     """
     width = len(BASIS)
-    history = sample.shape[1] - width
-    wanted = (sample[:, width:] != 0) | (saved[:, width:] != 0)
-    for row in range(len(sample)):
-        later = any(wanted[row + k, k] for k in range(1, min(history, len(sample) - row)))
-        if history and not later and clip[row] == np.inf and wanted[row, 0]:
-            for target in (sample, saved):
-                target[row, BASIS.index("sample")] += target[row, width] * output[row, 0]
-                target[row, BASIS.index("prediction")] += target[row, width] * output[row, 1]
-                target[row, width] = 0.0
-    unused = width + history
-    while unused > width and not sample[:, unused - 1].any() and not saved[:, unused - 1].any():
-        unused -= 1
-    return sample[:, :unused], saved[:, :unused]
+    if sample.shape[1] == width:
+        return sample, saved
+    for target in (sample, saved):
+        fold = (clip == np.inf) & (target[:, width] != 0)
+        target[fold, BASIS.index("sample")] += target[fold, width] * output[fold, 0]
+        target[fold, BASIS.index("prediction")] += target[fold, width] * output[fold, 1]
+        target[fold, width] = 0.0
+    used = np.flatnonzero((sample != 0).any(axis=0) | (saved != 0).any(axis=0))
+    kept = max(int(used[-1]) + 1, width)
+    return sample[:, :kept], saved[:, :kept]

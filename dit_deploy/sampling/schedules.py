@@ -7,7 +7,7 @@ diffusers by 1e-7, which the small differences between neighbouring steps magnif
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dit_deploy.errors import InputError
 from dit_deploy.sampling.options import Options
 
-__all__ = ["SPACINGS", "alphas_cumprod", "betas", "edm_sigmas", "spaced_timesteps"]
+__all__ = ["SPACINGS", "alphas_cumprod", "betas", "check_steps", "edm_sigmas", "levels_at", "spaced_timesteps"]
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -35,6 +35,7 @@ def betas(options: Options, schedules: tuple[str, ...] = ()) -> Singles:
     schedule = options.choice("beta_schedule", ("linear", "scaled_linear", "squaredcos_cap_v2", *schedules))
     low, high = options.number("beta_start", 0.0, 1.0), options.number("beta_end", 0.0, 1.0)
     trained = options.get("trained_betas")
+    values: Singles
     if trained is not None:
         values = np.asarray(trained, np.float32)
         if values.shape != (count,):
@@ -45,7 +46,7 @@ def betas(options: Options, schedules: tuple[str, ...] = ()) -> Singles:
         values = _linspace(low**0.5, high**0.5, count) ** 2
     elif schedule == "sigmoid":
         sigmoid = 1 / (1 + np.exp(-_linspace(-6.0, 6.0, count)))
-        values = sigmoid * np.float32(high - low) + np.float32(low)
+        values = (sigmoid * np.float32(high - low) + np.float32(low)).astype(np.float32)
     else:
         values = _betas_for_alpha_bar(_ALPHA_BARS[schedule], count)
     if options.has("rescale_betas_zero_snr") and options.flag("rescale_betas_zero_snr"):
@@ -71,7 +72,7 @@ def alphas_cumprod(options: Options, schedules: tuple[str, ...] = (), smallest: 
 
 def edm_sigmas(products: Singles) -> Singles:
     """Return √((1 − ᾱ) / ᾱ), float32: the noise level of a sample whose signal is scaled to 1 (Karras et al. 2022)."""
-    return np.sqrt((1 - products) / products)
+    return np.asarray(np.sqrt((1 - products) / products), np.float32)
 
 
 def spaced_timesteps(
@@ -99,10 +100,28 @@ def spaced_timesteps(
         return points.round() if rounded else points.astype(np.float32).astype(np.float64)
     if spacing == "leading":
         ratio = last // (steps + beyond)
-        points = (np.arange(steps + beyond) * ratio)[::-1][:steps] + options.integer("steps_offset", 0)
-        return points.astype(np.float64)
+        return np.arange(steps + beyond, dtype=np.float64)[::-1][:steps] * ratio + options.integer("steps_offset", 0)
     # np.arange yields one point more, −1 after rounding, for some numbers of steps (61 of 1000): it is no timestep
     return np.arange(last, 0, -count / steps).round()[:steps] - 1
+
+
+def levels_at(timesteps: Sequence[int], products: Singles, options: Options) -> list[float]:
+    """Return ᾱ at whole timesteps.
+
+    Raises:
+        InputError: ``steps_offset`` moves a timestep past the last one.
+    """
+    last = len(products) - 1
+    if max(timesteps) > last:
+        options.refuse("steps_offset", f"timestep {max(timesteps)} is past the last one, {last}; use fewer steps")
+    return [float(products[timestep]) for timestep in timesteps]
+
+
+def check_steps(options: Options, steps: int) -> None:
+    """Raise InputError where there are more inference steps than training steps."""
+    count = options.integer("num_train_timesteps", 1)
+    if steps > count:
+        raise InputError(f"num_inference_steps: {steps} came, at most num_train_timesteps = {count} can be run")
 
 
 def _linspace(low: float, high: float, count: int) -> Singles:
@@ -142,10 +161,3 @@ def _rescale_zero_terminal_snr(values: Singles) -> Singles:
     squares = roots**2
     alphas = np.concatenate([squares[:1], squares[1:] / squares[:-1]])
     return 1 - alphas
-
-
-def check_steps(options: Options, steps: int) -> None:
-    """Raise where there are more inference steps than training steps."""
-    count = options.integer("num_train_timesteps", 1)
-    if steps > count:
-        raise InputError(f"num_inference_steps: {steps} came, at most num_train_timesteps = {count} can be run")

@@ -1,4 +1,4 @@
-"""Noise levels over inference steps: Karras, exponential, beta and log-uniform spacings, and the shifts of flow matching."""
+"""Noise levels over inference steps: Karras, exponential and beta spacing, and the shifts of flow matching."""
 
 from __future__ import annotations
 
@@ -93,4 +93,6 @@ def time_shifted(kind: str, mu: float, sigmas: NDArray[np.floating]) -> NDArray[
 def stretched_to_terminal(sigmas: NDArray[np.floating], terminal: float) -> NDArray[np.floating]:
     """Return sigmas stretched about 1 so that the last one is ``terminal`` (as in LTX-Video)."""
     rest = 1 - sigmas
+    if rest[-1] == 0:
+        raise InputError(f"shift_terminal={terminal}: one step from sigma 1 cannot be stretched; use 2 or more steps")
     return np.asarray(1 - rest / (rest[-1] / (1 - terminal)), sigmas.dtype)

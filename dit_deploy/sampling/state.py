@@ -77,7 +77,8 @@ class SolverState:
         """Return input_scale · sample, written to ``out`` where given (any float type)."""
         if out is None:
             out = np.empty(self.shape, np.float32)
-        return np.multiply(self._sample, float(self.table.input_scale[row]), out=out, dtype=np.float32, casting="same_kind")
+        np.multiply(self._sample, float(self.table.input_scale[row]), out=out, dtype=np.float32, casting="same_kind")
+        return out
 
     def advance(
         self,
@@ -117,7 +118,8 @@ class SolverState:
         basis = (self._sample, self._saved, prediction, noise, *self._outputs)
         new = self._combine(self._sample_terms[row], basis, self._spare)
         if learned:
-            assert variance is not None and noise is not None
+            assert variance is not None
+            assert noise is not None
             self._add_learned_noise(row, variance, noise, new)
         self._save(self._saved_terms[row], basis)
         self._sample, self._spare = new, self._sample
@@ -147,7 +149,9 @@ class SolverState:
                 out += self._scratch
         return out
 
-    def _add_learned_noise(self, row: int, variance: NDArray[np.floating], noise: NDArray[np.floating], out: Array) -> None:
+    def _add_learned_noise(
+        self, row: int, variance: NDArray[np.floating], noise: NDArray[np.floating], out: Array
+    ) -> None:
         smallest, largest = self.table.log_variance[row].tolist()
         # ½ (f · largest + (1 − f) · smallest) with f = (variance + 1) / 2, as one multiplication and one addition
         deviation = self._scratch

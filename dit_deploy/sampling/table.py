@@ -84,7 +84,9 @@ class SolverTable:
         rows = len(self.timesteps)
         width = np.shape(self.sample)[-1] if np.ndim(self.sample) == 2 else 0
         if rows < 1 or width < len(BASIS):
-            raise InputError(f"solver table: {rows} rows over {width} columns came, at least 1 over {len(BASIS)} expected")
+            raise InputError(
+                f"solver table: {rows} rows over {width} columns came, at least 1 over {len(BASIS)} expected"
+            )
         shapes: dict[str, tuple[int, ...]] = {
             "timesteps": (rows,), "step": (rows,), "input_scale": (rows,), "output": (rows, 2), "clip": (rows,),
             "saved": (rows, width), "sample": (rows, width), "noise_draws": (rows,), "log_variance": (rows, 2),
@@ -123,7 +125,7 @@ class SolverTable:
     @property
     def history(self) -> int:
         """K: how many converted model outputs the basis holds."""
-        return self.sample.shape[1] - len(BASIS)
+        return int(self.sample.shape[1]) - len(BASIS)
 
     @property
     def needs_variance(self) -> bool:
@@ -134,9 +136,8 @@ class SolverTable:
     def uses_noise(self) -> NDArray[np.bool_]:
         """bool [R]: the rows that need noise given, whatever else they draw."""
         column = BASIS.index("noise")
-        coefficients = np.stack([self.sample[:, column], self.saved[:, column]])
-        learned: NDArray[np.bool_] = ~np.isnan(self.log_variance[:, 0])
-        return learned | (coefficients != 0.0).any(axis=0)
+        linear = (self.sample[:, column] != 0.0) | (self.saved[:, column] != 0.0)
+        return np.asarray(linear | ~np.isnan(self.log_variance[:, 0]), np.bool_)
 
     def to_json(self) -> dict[str, Any]:
         """Return the table as JSON-able lists and numbers; ``null`` for an infinite clip and a NaN log-variance."""
@@ -144,7 +145,7 @@ class SolverTable:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in _SPECIAL:
-                value = np.where(np.isfinite(value), value.astype(object), None)
+                value = np.where(np.isfinite(value), value.astype(object), np.array(None))
             document[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
         document["start"] = list(self.start)
         return document
@@ -161,8 +162,8 @@ class SolverTable:
         try:
             values = {field.name: document[field.name] for field in fields(cls)}
             for name, special in _SPECIAL.items():
-                column = np.array(values[name], dtype=object)
-                values[name] = np.where(np.equal(column, None), special, column).astype(np.float64)
+                column = np.array(values[name], dtype=np.float64)  # null becomes NaN
+                values[name] = np.where(np.isnan(column), special, column)
             values["num_steps"] = int(values["num_steps"])
             values["initial_noise_scale"] = float(values["initial_noise_scale"])
             signal, noise = values["start"]

@@ -67,7 +67,9 @@ class _Reader:
 
     def linears(self, names: Mapping[str, str], ours: str = "", theirs: str = "") -> dict[str, Tensor]:
         return {
-            f"{ours}{our}.{part}": self.take(f"{theirs}{their}.{part}") for our, their in names.items() for part in _LINEARS
+            f"{ours}{our}.{part}": self.take(f"{theirs}{their}.{part}")
+            for our, their in names.items()
+            for part in _LINEARS
         }
 
     def finish(self) -> None:
@@ -87,7 +89,9 @@ def from_diffusers(config: Mapping[str, Any], tensors: Tensors) -> tuple[DiTConf
     merged = {**_DIFFUSERS_DEFAULTS, **{key: value for key, value in config.items() if key in _DIFFUSERS_DEFAULTS}}
     for key, allowed in _DIFFUSERS_SUPPORTED.items():
         if merged[key] not in allowed:
-            raise SourceError(f"{key}={merged[key]!r} of a DiTTransformer2DModel is not supported; supported: {allowed}")
+            raise SourceError(
+                f"{key}={merged[key]!r} of a DiTTransformer2DModel is not supported; supported: {allowed}"
+            )
     reader = _Reader(tensors, "the DiTTransformer2DModel")
     depth = merged["num_layers"]
     prefix = "transformer_blocks.{}.norm1.emb.".format

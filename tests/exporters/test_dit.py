@@ -93,7 +93,9 @@ def test_all_twelve_models_are_recognised_by_their_tensors(
     weights["pos_embed"] = sincos_positions(grid, grid, geometric_frequencies(hidden // 4), grid)
     config, translated = dit_weights.from_original(weights, arch, image_size)
     assert config == network.config
-    assert {name: t.shape for name, t in translated.items()} == {name: t.shape for name, t in network.state_dict().items()}
+    assert {name: t.shape for name, t in translated.items()} == {
+        name: t.shape for name, t in network.state_dict().items()
+    }
 
 
 def to_original(network: DiT) -> dict[str, torch.Tensor]:

@@ -43,7 +43,9 @@ def compare_denoiser(bundle: Path, source: Path, grids: list[tuple[int, int]]) -
     generator = np.random.default_rng(0)
     for index, (height, width) in enumerate(grids):
         batch = 1 + index % 5
-        latents = generator.standard_normal((batch, model.config.in_channels, height * patch, width * patch), np.float32)
+        latents = generator.standard_normal(
+            (batch, model.config.in_channels, height * patch, width * patch), np.float32
+        )
         timestep = generator.uniform(0, 999, batch).astype(np.float32)
         labels = generator.integers(0, model.config.num_embeds_ada_norm, batch, endpoint=True)
         found = graph.run(None, {"latents": latents, "timestep": timestep, "class_labels": labels})
@@ -55,7 +57,9 @@ def compare_denoiser(bundle: Path, source: Path, grids: list[tuple[int, int]]) -
 
 
 def test_denoiser_equals_diffusers_at_untraced_grids(tiny_bundle: Path, tiny_source: Path) -> None:
-    compare_denoiser(tiny_bundle, tiny_source, [(1, 1), (1, 2), (2, 1), (4, 4), (5, 3), (16, 16), (40, 24), (1, 40), (3, 5)])
+    compare_denoiser(
+        tiny_bundle, tiny_source, [(1, 1), (1, 2), (2, 1), (4, 4), (5, 3), (16, 16), (40, 24), (1, 40), (3, 5)]
+    )
 
 
 @pytest.mark.slow
@@ -72,7 +76,11 @@ def test_declared_names_and_axes_are_in_the_file(tiny_bundle: Path) -> None:
             for value, spec in zip(values, specs, strict=True):
                 dims = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
                 expected = [
-                    axis if isinstance(axis, int) else axis.name if axis.multiple == 1 else f"{axis.multiple}*{axis.name}"
+                    axis
+                    if isinstance(axis, int)
+                    else axis.name
+                    if axis.multiple == 1
+                    else f"{axis.multiple}*{axis.name}"
                     for axis in spec.axes
                 ]
                 assert (value.name, dims) == (spec.name, expected)
@@ -89,7 +97,9 @@ def test_weights_keep_their_names_and_the_file_holds_no_path(tiny_bundle: Path) 
 def test_equal_embedders_are_stored_once(tiny_bundle: Path, tmp_path: Path) -> None:
     separate = export(make_pipeline(tmp_path / "source", shared_embedder=False), tmp_path / "bundle").path
     count = {
-        path: sum("class_table" in tensor.name for tensor in onnx.load(path / "denoiser" / "model.onnx").graph.initializer)
+        path: sum(
+            "class_table" in tensor.name for tensor in onnx.load(path / "denoiser" / "model.onnx").graph.initializer
+        )
         for path in (tiny_bundle, separate)
     }
     assert (count[tiny_bundle], count[separate]) == (1, 2)
@@ -161,7 +171,9 @@ def test_a_graph_that_differs_from_its_source_is_refused(tmp_path: Path) -> None
     trace(Double(), declared, tmp_path)
     path = tmp_path / declared.path
     assert proof.check(path, declared, proof.expect(Double(), declared, {})) <= 1e-6
-    with pytest.raises(ExportError, match=r"prediction differs from the source by 0\.0005 .* at batch 4, height 4, width 4"):
+    with pytest.raises(
+        ExportError, match=r"prediction differs from the source by 0\.0005 .* at batch 4, height 4, width 4"
+    ):
         proof.check(path, declared, proof.expect(NotQuite(), declared, {}))
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-from dit_deploy.errors import InputError
 from dit_deploy.sampling.conversion import epsilon_from, sample_from
 from dit_deploy.sampling.options import BETAS, DYNAMIC_THRESHOLDING, Options, Request
 from dit_deploy.sampling.rows import Combination, Row, Rows
-from dit_deploy.sampling.schedules import alphas_cumprod, check_steps, spaced_timesteps
-from dit_deploy.sampling.solvers.ddpm import alphas_levels
+from dit_deploy.sampling.schedules import alphas_cumprod, check_steps, levels_at, spaced_timesteps
 from dit_deploy.sampling.table import SolverTable
 
 __all__ = ["OPTIONS", "build"]
@@ -33,14 +31,12 @@ def build(options: Options, request: Request) -> SolverTable:
     The previous timestep is always ``num_train_timesteps // num_inference_steps`` lower, as in diffusers, also where
     the next row's timestep is another one (linspace, trailing).
     """
-    if not 0.0 <= request.eta <= 1.0:
-        raise InputError(f"eta: {request.eta} came, 0 (deterministic) to 1 (as DDPM) was expected")
     prediction_type = options.choice("prediction_type", ("epsilon", "sample", "v_prediction"))
     clip = options.number("clip_sample_range", 0.0) if options.flag("clip_sample") else math.inf
     check_steps(options, request.num_inference_steps)
     timesteps = spaced_timesteps(options, request.num_inference_steps).astype(int).tolist()
-    products = alphas_cumprod(options).tolist()
-    levels = alphas_levels(products, options, timesteps)
+    schedule = alphas_cumprod(options)
+    levels, products = levels_at(timesteps, schedule, options), schedule.tolist()
     stride = len(products) // request.num_inference_steps
     final = 1.0 if options.flag("set_alpha_to_one") else products[0]
 

@@ -7,7 +7,7 @@ import math
 from dit_deploy.sampling.conversion import sample_from
 from dit_deploy.sampling.options import BETAS, DYNAMIC_THRESHOLDING, Options, Request
 from dit_deploy.sampling.rows import Combination, Row, Rows
-from dit_deploy.sampling.schedules import alphas_cumprod, check_steps, spaced_timesteps
+from dit_deploy.sampling.schedules import alphas_cumprod, check_steps, levels_at, spaced_timesteps
 from dit_deploy.sampling.table import SolverTable
 
 __all__ = ["OPTIONS", "build"]
@@ -42,7 +42,7 @@ def build(options: Options, request: Request) -> SolverTable:
     clip = options.number("clip_sample_range", 0.0) if options.flag("clip_sample") else math.inf
     check_steps(options, request.num_inference_steps)
     timesteps = spaced_timesteps(options, request.num_inference_steps).astype(int).tolist()
-    levels = alphas_levels(alphas_cumprod(options, ("sigmoid", "laplace")).tolist(), options, timesteps)
+    levels = levels_at(timesteps, alphas_cumprod(options, ("sigmoid", "laplace")), options)
 
     rows = Rows()
     for index in range(request.begin, len(timesteps)):
@@ -52,7 +52,9 @@ def build(options: Options, request: Request) -> SolverTable:
         variance = max((1 - before) / (1 - level) * beta, _SMALLEST_VARIANCE)
         random = timesteps[index] > 0
         learned = random and variance_type == "learned_range"
-        fixed = math.sqrt(variance if variance_type.startswith("fixed_small") else beta) if random and not learned else 0.0
+        fixed = (
+            math.sqrt(variance if variance_type.startswith("fixed_small") else beta) if random and not learned else 0.0
+        )
         rows.add(
             Row(
                 timestep=timesteps[index],
@@ -70,14 +72,3 @@ def build(options: Options, request: Request) -> SolverTable:
         )
     first = levels[request.begin]
     return rows.table(start=(math.sqrt(first), math.sqrt(1 - first)))
-
-
-def alphas_levels(products: list[float], options: Options, timesteps: list[int]) -> list[float]:
-    """Return ᾱ at the timesteps, each of which must be a training timestep.
-
-    Raises:
-        InputError: ``steps_offset`` moves a timestep past the last one.
-    """
-    if max(timesteps) >= len(products):
-        options.refuse("steps_offset", f"timestep {max(timesteps)} is past the last one, {len(products) - 1}; use fewer steps")
-    return [products[timestep] for timestep in timesteps]

@@ -38,15 +38,15 @@ OPTIONS = {
     # A denoiser with a learned variance hands over its prediction alone here, so this changes nothing.
     "variance_type": None,
 }
-_ALGORITHMS = ("dpmsolver++", "sde-dpmsolver++", "dpmsolver", "sde-dpmsolver")
 #: the names of UniPC and DEIS, which diffusers reads as midpoint
 _MIDPOINT = ("midpoint", "logrho", "bh1", "bh2")
 
 
 def build(options: Options, request: Request) -> SolverTable:
     """Return the table of diffusers' ``DPMSolverMultistepScheduler``."""
-    algorithm = options.choice("algorithm_type", _ALGORITHMS)
-    plus = algorithm.endswith("++")
+    algorithm = options.choice("algorithm_type", tuple(_ALGORITHMS))
+    variant = _ALGORITHMS[algorithm]
+    plus = variant.signal_scaled
     prediction_type = options.choice(
         "prediction_type", ("epsilon", "sample", "v_prediction", *(["flow_prediction"] if plus else []))
     )
@@ -63,14 +63,13 @@ def build(options: Options, request: Request) -> SolverTable:
     rows = Rows()
     for index in range(request.begin, len(levels)):
         order = min(solver_order, index - request.begin + 1, _order_limit(options, index, len(levels)))
-        step = _Step(levels, index, algorithm, heun)
         rows.add(
             Row(
                 timestep=levels.timesteps[index],
                 step=index - request.begin,
                 output=convert(prediction_type, levels.signal[index], levels.noise[index]),
-                sample=step.combination(order),
-                noise_draws=int(step.stochastic),
+                sample=_combination(levels, index, order, variant, heun),
+                noise_draws=int(variant.stochastic),
             )
         )
     return rows.table(start=(levels.signal[request.begin], levels.noise[request.begin]))
@@ -86,54 +85,64 @@ def _order_limit(options: Options, index: int, steps: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Step:
-    levels: Levels
-    index: int
-    algorithm: str
-    heun: bool
+class _Variant:
+    """What sets the four algorithms apart.
 
-    @property
-    def stochastic(self) -> bool:
-        return self.algorithm.startswith("sde")
+    Args:
+        exponent: x / h, where exp(x) is what the integral over λ leaves.
+        signal_scaled: whether m multiplies the next level's signal (x₀) or noise (ε), and the sample the other ratio.
+        weight: the factor before it.
+        stochastic: whether noise is added.
+        curvature: the sign before x² / 2 in the third-order term. Diffusers has a plus for sde-dpmsolver++, where
+            the other variants, and the expansion, have a minus; followed so that the pictures agree.
+    """
 
-    def combination(self, order: int) -> Combination:
-        levels, index = self.levels, self.index
-        h = levels.half_log_snr(index + 1) - levels.half_log_snr(index)
-        noise_ratio = levels.noise[index + 1] / levels.noise[index]
-        signal_ratio = levels.signal[index + 1] / levels.signal[index]
-        deviation = 0.0
-        # x: the exponent of the integral over λ; scale: what stands before it
-        if self.algorithm == "dpmsolver++":
-            x, scale, decay = -h, -levels.signal[index + 1], noise_ratio
-        elif self.algorithm == "sde-dpmsolver++":
-            x, scale, decay = -2 * h, -levels.signal[index + 1], noise_ratio * math.exp(-h)
-            deviation = levels.noise[index + 1] * math.sqrt(-math.expm1(-2 * h))
-        elif self.algorithm == "dpmsolver":
-            x, scale, decay = h, -levels.noise[index + 1], signal_ratio
-        else:
-            x, scale, decay = h, -2 * levels.noise[index + 1], signal_ratio
-            deviation = levels.noise[index + 1] * math.sqrt(math.expm1(2 * h))
-        outputs = np.zeros(order)
-        outputs[0] = scale * math.expm1(x)
+    exponent: float
+    signal_scaled: bool
+    weight: float = -1.0
+    stochastic: bool = False
+    curvature: float = -1.0
+
+
+_ALGORITHMS = {
+    "dpmsolver++": _Variant(exponent=-1.0, signal_scaled=True),
+    "sde-dpmsolver++": _Variant(exponent=-2.0, signal_scaled=True, stochastic=True, curvature=1.0),
+    "dpmsolver": _Variant(exponent=1.0, signal_scaled=False),
+    "sde-dpmsolver": _Variant(exponent=1.0, signal_scaled=False, weight=-2.0, stochastic=True),
+}
+
+
+def _combination(levels: Levels, index: int, order: int, variant: _Variant, heun: bool) -> Combination:
+    """Return the step from level ``index`` to the next one over the last ``order`` outputs."""
+    h = _gap(levels, index)
+    x = variant.exponent * h
+    signal, noise = levels.signal[index + 1], levels.noise[index + 1]
+    if variant.signal_scaled:
+        scale, decay = variant.weight * signal, noise / levels.noise[index]
+    else:
+        scale, decay = variant.weight * noise, signal / levels.signal[index]
+    deviation = 0.0
+    if variant.stochastic and variant.signal_scaled:
+        decay *= math.exp(-h)
+        deviation = noise * math.sqrt(-math.expm1(-2 * h))
+    elif variant.stochastic:
+        deviation = noise * math.sqrt(math.expm1(2 * h))
+
+    # φ₁, and h times the factor of D₁ / h: all that remains finite at h = 0
+    outputs = np.array([scale * math.expm1(x), 0.0, 0.0])
+    if order > 1:
+        slope = np.array([1.0, -1.0, 0.0]) / _gap(levels, index - 1)
+        linear = scale * (math.expm1(x) - x) / variant.exponent
         if order == 2:
-            outputs += self._second(h, x, scale)
-        elif order == 3:
-            outputs += self._third(h, x, scale)
-        return Combination(sample=decay, noise=deviation, outputs=outputs.tolist())
-
-    def _gap(self, back: int) -> float:
-        """The step in λ that was made ``back`` steps before this one."""
-        return self.levels.half_log_snr(self.index - back + 1) - self.levels.half_log_snr(self.index - back)
-
-    def _second(self, h: float, x: float, scale: float) -> np.ndarray:
-        # D₁ = (m_0 − m_1) h / h₀
-        if self.heun:
-            # (expm1(x) / x − 1), times h: x is ±h or −2h; noise prediction changes the sign, as in the paper
-            weight = -scale * (math.expm1(x) - x) * (h / x if x else 0.0)
-            weight = -weight if x > 0 else weight
+            outputs += slope * (linear if heun else 0.5 * scale * h * math.expm1(x))
         else:
-            weight = 0.5 * scale * math.expm1(x) * h
-        return weight / self._gap(1) * np.array([1.0, -1.0])
+            before, earlier = _gap(levels, index - 1), _gap(levels, index - 2)
+            bend = (slope - np.array([0.0, 1.0, -1.0]) / earlier) / (before + earlier)
+            quadratic = scale * (math.expm1(x) - x + variant.curvature * x**2 / 2) / variant.exponent**2
+            outputs += linear * (slope + before * bend) + quadratic * bend
+    return Combination(sample=decay, noise=deviation, outputs=outputs[:order].tolist())
 
-    def _third(self, h: float, x: float, scale: float) -> np.ndarray:
-        raise NotImplementedError
+
+def _gap(levels: Levels, index: int) -> float:
+    """The step in λ from level ``index`` to the next one."""
+    return levels.half_log_snr(index + 1) - levels.half_log_snr(index)

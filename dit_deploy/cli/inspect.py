@@ -1,0 +1,81 @@
+"""``dit-deploy inspect``: what a bundle says about itself."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from dit_deploy.cli._console import print_results
+from dit_deploy.cli._options import BundleFolder
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    bundle: BundleFolder,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is in a bundle.
+
+    Model, inputs and outputs, sampler, sizes, engines, parity reports.
+
+    Sizes of files are checked, hashes are not: see verify.
+    """
+    from dit_deploy.bundle import Bundle, summarise
+
+    facts = summarise(Bundle.open(bundle))
+    if json_:
+        typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+    else:
+        _print(facts)
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    latents, source, guidance, scheduler = (facts[name] for name in ("latents", "source", "guidance", "scheduler"))
+    compression, patch = latents["spatial_compression"], latents["patch_size"]
+    pixels = f"{latents['height'] * compression} × {latents['width'] * compression}"
+    rows = {
+        "bundle": facts["path"],
+        "family": f"{facts['family']}, {facts['labels']} labels" if facts["labels"] else facts["family"],
+        "source": f"{source['name']} ({source['kind']}), SHA-256 {source['sha256']}",
+        "made by": f"{facts['created_by']}, manifest version {facts['version']}",
+        "pictures": f"{pixels} pixels in training; height and width are multiples of {patch * compression}",
+        "latents": f"{latents['channels']} channels, {latents['height']} × {latents['width']}, patch size {patch}",
+        "predicts": _words(facts["prediction"]),
+        "guidance": _words(guidance),
+        "scheduler": f"{scheduler['class']}, {scheduler['num_inference_steps']} steps",
+        "size": f"{facts['size'] / 1e6:.1f} MB in {facts['files']} files",
+        "engines": ", ".join(facts["engines"]) or "none; the plain graphs run in ONNX Runtime",
+        "parity": ", ".join(facts["parity"]) or "no report; `dit-deploy parity` writes one",
+        "digest": facts["digest"],
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    for name, component in facts["components"].items():
+        table.add_row()
+        table.add_row(name, f"{component['path']}, {component['size'] / 1e6:.1f} MB")
+        for line in component["inputs"]:
+            table.add_row("", f"← {line}")
+        for line in component["outputs"]:
+            table.add_row("", f"→ {line}")
+    print_results(table)
+
+
+def _words(record: dict[str, Any]) -> str:
+    """Write a small record for people: ``epsilon, timestep_unit training_index``."""
+    first, *rest = record.items()
+    texts = [str(first[1])]
+    for name, value in rest:
+        if value in (None, False, {}):
+            continue
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        texts.append(name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {value}")
+    return ", ".join(texts)

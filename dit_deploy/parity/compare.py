@@ -1,0 +1,202 @@
+"""The whole comparison of a bundle with its source: components, then generations."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dit_deploy.bundle import Bundle, check_values
+from dit_deploy.errors import InputError
+from dit_deploy.parity.components import compare_component, sizes_to_try
+from dit_deploy.parity.limits import limits_for
+from dit_deploy.parity.report import ComponentError, ParityReport
+from dit_deploy.parity.trajectory import Request, compare_run, component_pool
+from dit_deploy.runtimes.pipeline import Pipeline
+from dit_deploy.runtimes.runner import Runner
+
+if TYPE_CHECKING:
+    from dit_deploy.runtimes.torch import TorchReference
+
+__all__ = ["parity"]
+
+#: Called with one line, at the start of each part and every few seconds.
+Progress = Callable[[str], None]
+
+#: What ``class_labels=None`` draws at most: enough to see, few enough to wait for.
+_PICTURES = 4
+
+
+def parity(
+    bundle: Bundle,
+    reference: TorchReference,
+    *,
+    engine: str = "auto",
+    precision: str | None = None,
+    class_labels: Sequence[int] | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    scheduler: str | Mapping[str, Any] | None = None,
+    seed: int | Sequence[int] = 0,
+    height: int | None = None,
+    width: int | None = None,
+    strength: float = 0.6,
+    threads: int | None = None,
+    runners: Mapping[str, Runner] | None = None,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Compare an engine of ``bundle`` with ``reference``, the checkpoint that it was made from, in PyTorch.
+
+    Compared are every component at several sizes; a generation step by step from the same seed, and its pictures; and,
+    where there is a VAE encoder, an image-to-image generation from the reference's pictures.
+
+    Args:
+        engine: as of :class:`~dit_deploy.Pipeline`.
+        precision: whose limits hold; the engine's own by default (the plain graphs are fp32).
+        class_labels: what to draw; by default four classes spread over those that there are.
+        num_inference_steps, guidance_scale: the bundle's own by default.
+        scheduler: a diffusers scheduler's name or config for both sides. By default each side reads its own, so that
+            a wrong one in the bundle shows.
+        seed, height, width: as of :meth:`~dit_deploy.Pipeline.__call__`.
+        strength: of image-to-image.
+        threads: of the engine.
+        runners: components to run instead of the bundle's own.
+        progress: called with one line at the start of each part, and now and then within.
+
+    Raises:
+        InputError: an argument is out of range, or there is no such engine or precision.
+        BackendError: the engine cannot run at all, or samples another number of steps than PyTorch.
+    """
+    pipeline = Pipeline(bundle, engine, threads=threads, runners=runners)
+    manifest = bundle.manifest
+    limits = limits_for(precision or _precision(bundle, pipeline.engine))
+    advance = _Lines(progress)
+    labels = _labels(bundle) if class_labels is None else list(class_labels)
+    check_values(manifest.components["denoiser"].input("class_labels"), np.asarray(labels))
+
+    components: list[ComponentError] = []
+    for name, component in manifest.components.items():
+        total = len(component.outputs) * len(sizes_to_try(component, manifest.latents))
+        pool = component_pool(pipeline, name)
+        errors = compare_component(name, pool, reference, manifest.latents, manifest.prediction.timestep_unit, seed=1)
+        what = f"comparing {name.replace('_', ' ')}"
+        advance(what, 0, total)
+        for done, error in enumerate(errors, start=1):
+            components.append(error)
+            advance(what, done, total)
+
+    request = Request(
+        class_labels=labels,
+        num_inference_steps=num_inference_steps or manifest.scheduler.num_inference_steps,
+        guidance_scale=manifest.guidance.default_scale if guidance_scale is None else guidance_scale,
+        seed=seed,
+        scheduler=scheduler,
+        height=height,
+        width=width,
+        strength=strength,
+    )
+    run, sampled = compare_run(pipeline, reference, request, advance)
+    runs = [run]
+    if "vae_encoder" in manifest.components and sampled.images is not None:
+        request = Request(**{**vars(request), "image": sampled.images})
+        runs.append(compare_run(pipeline, reference, request, advance)[0])
+    return ParityReport(
+        subject=_subject(bundle, reference, pipeline.engine),
+        limits=limits,
+        components=components,
+        runs=runs,
+        notes=_notes(bundle, reference),
+    )
+
+
+class _Lines:
+    """Turns steps into lines: one for each part, and one more whenever it goes on for long."""
+
+    _SECONDS = 5.0
+
+    def __init__(self, say: Progress | None) -> None:
+        self._say, self._what, self._said = say, "", 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self._say is None:
+            return
+        now = time.monotonic()
+        if what != self._what:
+            self._say(what)
+        elif now - self._said >= self._SECONDS:
+            self._say(f"{what}, {done} of {total}")
+        else:
+            return
+        self._what, self._said = what, now
+
+
+def _precision(bundle: Bundle, engine: str) -> str:
+    """Return the precision that an engine was built with; the plain graphs are the source in fp32."""
+    if engine == "onnx":
+        return "fp32"
+    record = json.loads((bundle.path / "engines" / engine / "engine.json").read_text(encoding="utf-8"))
+    precision = record.get("precision")
+    if not isinstance(precision, str):
+        raise InputError(f"engine {engine} does not say its precision; give precision=")
+    return precision
+
+
+def _labels(bundle: Bundle) -> list[int]:
+    """Return some classes spread over the range of ``class_labels``, the null class left out."""
+    spec = bundle.component("denoiser").input("class_labels")
+    null = bundle.manifest.guidance.unconditional.get("class_labels")
+    classes = [label for label in range(int(spec.minimum or 0), int(spec.maximum or 0) + 1) if label != null]
+    if len(classes) <= _PICTURES:
+        return classes
+    return [classes[index * (len(classes) - 1) // (_PICTURES - 1)] for index in range(_PICTURES)]
+
+
+def _subject(bundle: Bundle, reference: TorchReference, engine: str) -> dict[str, str]:
+    manifest = bundle.manifest
+    libraries = {"dit-deploy": _version("dit-deploy"), "onnxruntime": _version("onnxruntime"), **reference.versions}
+    return {
+        "bundle": bundle.path.name,
+        "bundle sha256": bundle.digest,
+        "engine": "onnx (plain graphs, ONNX Runtime)" if engine == "onnx" else engine,
+        "source": f"{manifest.source.name} ({manifest.source.kind.replace('_', ' ')})",
+        "source sha256": manifest.source.sha256,
+        "reference": f"{reference.source.name} ({reference.kind.replace('_', ' ')})",
+        "reference sha256": reference.sha256,
+        "versions": ", ".join(f"{name} {number}" for name, number in libraries.items() if number),
+        "machine": f"{_cpu()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _notes(bundle: Bundle, reference: TorchReference) -> list[str]:
+    if bundle.manifest.source.sha256 != reference.sha256:
+        return ["The reference is not the checkpoint that this bundle was made from: their weights' SHA-256 differ."]
+    return []
+
+
+def _version(package: str) -> str:
+    for name in (package, f"{package}-gpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return ""
+
+
+def _cpu() -> str:
+    """Return the processor's name, as far as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown processor"

@@ -1,0 +1,102 @@
+"""Each component of a bundle against the reference, on random inputs at several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dit_deploy.bundle import Axis, Component, Latents, TensorSpec, shape_of
+from dit_deploy.parity.metrics import cosine, largest_difference, relative_error
+from dit_deploy.parity.report import ComponentError
+from dit_deploy.runtimes.runner import BindingPool
+
+__all__ = ["compare_component", "example_inputs", "sizes_to_try"]
+
+Array = NDArray[Any]
+_LARGEST_TIMESTEP = {"training_index": 999.0, "sigma": 1.0}
+
+
+def sizes_to_try(component: Component, latents: Latents) -> list[dict[str, int]]:
+    """Return free sizes: the training size, the smallest, an oblong one, and one a quarter larger than training.
+
+    A component that takes fewer sizes, as an engine may, gets the nearest that it takes, each once.
+    """
+    axes = {axis.name: axis for spec in component.inputs for axis in spec.axes if isinstance(axis, Axis)}
+    height, width = latents.height, latents.width
+    trained = {
+        "patch_height": height // latents.patch_size,
+        "patch_width": width // latents.patch_size,
+        "latent_height": height,
+        "latent_width": width,
+    }
+
+    def fit(wanted: Mapping[str, int], batch: int) -> dict[str, int]:
+        wanted = {**wanted, "batch": batch}
+        return {
+            name: max(axis.minimum, min(wanted.get(name, 1), axis.maximum or wanted.get(name, 1)))
+            for name, axis in axes.items()
+        }
+
+    oblong = {name: max(1, size // 2) if name.endswith("height") else size for name, size in trained.items()}
+    larger = {name: size + max(1, size // 4) for name, size in trained.items()}
+    chosen = [fit(trained, 2), fit({}, 1), fit(oblong, 3), fit(larger, 1)]
+    return [sizes for index, sizes in enumerate(chosen) if sizes not in chosen[:index]]
+
+
+def example_inputs(component: Component, sizes: Mapping[str, int], timestep_unit: str, seed: int) -> dict[str, Array]:
+    """Return random inputs in the declared ranges; timesteps are spread over the whole range, ends included.
+
+    Where no range is declared, values are standard normal.
+    """
+    generator = np.random.default_rng(seed)
+    return {
+        spec.name: _values(spec, shape_of(spec, sizes), timestep_unit, generator).astype(spec.dtype)
+        for spec in component.inputs
+    }
+
+
+def compare_component(
+    name: str, pool: BindingPool, reference: Any, latents: Latents, timestep_unit: str, seed: int
+) -> Iterator[ComponentError]:
+    """Yield the error of each output at each of :func:`sizes_to_try`.
+
+    Args:
+        pool: the engine's bindings of the component.
+        reference: has ``run(component, feeds) → outputs``.
+    """
+    component = pool.runner.component
+    for index, sizes in enumerate(sizes_to_try(component, latents)):
+        feeds = example_inputs(component, sizes, timestep_unit, seed + index)
+        expected = reference.run(name, feeds)
+        with pool.borrow(**sizes) as binding:
+            for key, array in feeds.items():
+                binding.inputs[key][...] = array
+            binding.run()
+            for spec in component.outputs:
+                found = binding.outputs[spec.name]
+                yield ComponentError(
+                    component=name,
+                    output=spec.name,
+                    sizes=sizes,
+                    shape=tuple(found.shape),
+                    largest=largest_difference(found, expected[spec.name]),
+                    relative=relative_error(found, expected[spec.name]),
+                    cosine=cosine(found, expected[spec.name]),
+                )
+
+
+def _values(spec: TensorSpec, shape: tuple[int, ...], timestep_unit: str, generator: np.random.Generator) -> Array:
+    minimum, maximum = spec.minimum, spec.maximum
+    if spec.name == "timestep":
+        low = 0.0 if minimum is None else minimum
+        high = _LARGEST_TIMESTEP[timestep_unit] if maximum is None else maximum
+        spread = np.linspace(low, high, shape[0]) if shape[0] > 1 else generator.uniform(low, high, 1)
+        return np.asarray(np.round(spread) if timestep_unit == "training_index" else spread)
+    if minimum is None or maximum is None:
+        return np.asarray(generator.standard_normal(shape))
+    if spec.dtype.startswith("int"):
+        return np.asarray(generator.integers(int(minimum), int(maximum), shape, endpoint=True))
+    return np.asarray(generator.uniform(minimum, maximum, shape))

@@ -1,0 +1,1 @@
+"""ONNX → ONNX, one concern a file."""

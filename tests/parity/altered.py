@@ -1,0 +1,49 @@
+"""Bundles made wrong on purpose: whole, with hashes that fit, but not what their source is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from dit_deploy.bundle import Bundle, BundleWriter
+
+__all__ = ["perturb", "rebuild"]
+
+
+def rebuild(bundle: Bundle, out: Path, change: Callable[[Path], None], components: tuple[str, ...] = ()) -> Bundle:
+    """Write a copy of ``bundle`` whose files ``change`` has altered: whole, with hashes that fit."""
+    manifest = bundle.manifest
+    kept = {name: manifest.components[name] for name in components or manifest.components}
+    folders = {component.path.split("/")[0] for component in kept.values()} | {"scheduler"}
+    with BundleWriter(out) as writer:
+        for path in manifest.files:
+            if path.split("/")[0] in folders:
+                shutil.copyfile(bundle.file(path), writer.file(path))
+        change(writer.folder)
+        compression = manifest.latents.spatial_compression if "vae_decoder" in kept else 1
+        return writer.finish(
+            family=manifest.family,
+            source=manifest.source,
+            latents=manifest.latents.model_copy(update={"spatial_compression": compression}),
+            components=kept,
+            prediction=manifest.prediction,
+            guidance=manifest.guidance,
+            scheduler=manifest.scheduler,
+            labels=manifest.labels,
+        )
+
+
+def perturb(graph: Path, initializer: str, factor: float) -> None:
+    """Multiply one tensor of a graph's external data."""
+    model = onnx.load(graph, load_external_data=False)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == initializer)
+    where = {entry.key: entry.value for entry in tensor.external_data}
+    data = np.memmap(graph.parent / where["location"], np.uint8, "r+")
+    begin = int(where.get("offset", "0"))
+    values = data[begin : begin + int(where["length"])].view(np.float32)
+    values *= np.float32(factor)
+    data.flush()
