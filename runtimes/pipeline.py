@@ -172,7 +172,7 @@ class Pipeline:
 
         state = SolverState(table, shape)
         if start_image is not None:
-            clean = self._encode(start_image, shape, source, seconds)
+            clean = self.encode(start_image, shape, source, seconds)
             signal, deviation = table.start
             state.reset(np.float32(signal) * clean + np.float32(deviation) * _first_noise(noise, shape, source))
         else:
@@ -281,7 +281,12 @@ class Pipeline:
                         raise Cancelled(f"the callback cancelled after step {step + 1} of {table.num_steps}")
             return denoiser.seconds
 
-    def _encode(self, images: Floats, shape: tuple[int, ...], source: NoiseSource, seconds: dict[str, float]) -> Floats:
+    def pool(self, component: str) -> BindingPool:
+        """Return the bindings of a component; :class:`BundleError` where the bundle has none of that name."""
+        self.bundle.component(component)
+        return self._pools[component]
+
+    def encode(self, images: Floats, shape: tuple[int, ...], source: NoiseSource, seconds: dict[str, float]) -> Floats:
         """Return latents [batch, …] drawn from the posterior of ``images`` [batch or 1, channels, height, width]."""
         with self._pools["vae_encoder"].borrow(
             batch=len(images), latent_height=shape[2], latent_width=shape[3]

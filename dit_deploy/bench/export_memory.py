@@ -7,7 +7,8 @@ model, so that what the libraries keep for themselves is in the baseline; then t
 ``/proc/PID/status`` until it is done.
 
 Two peaks are reported. *Anonymous* memory is what the export allocated. *Resident* memory also counts
-pages of mapped files, among them the checkpoint itself, which the kernel drops when memory is short.
+pages of mapped files, the checkpoint and the written weights among them, which the kernel drops when memory
+is short: they hurt nobody, but tools such as ``top`` show them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 
 __all__ = ["GOAL", "measure"]
 
-#: At most this many times the weights' size, resident.
+#: At most this many times the weights' size.
 GOAL = 1.6
 
 _FIELDS = ("VmRSS", "VmHWM", "RssAnon", "RssFile", "RssShmem")
@@ -79,7 +80,10 @@ def _watch(checkpoint: Path, bundle: Path) -> dict[str, Any]:
 
     def listen() -> None:
         assert child.stdout is not None
-        said.extend(json.loads(line) for line in child.stdout if line.startswith("{"))
+        for line in child.stdout:
+            # A line that only repeats how long a step took begins no stage of its own.
+            if line.startswith("{") and not re.search(r": [0-9.]+ s$", (stage := json.loads(line))["stage"]):
+                said.append(stage)
 
     ready = child.stdout.readline()
     if "ready" not in ready:
@@ -107,7 +111,9 @@ def _watch(checkpoint: Path, bundle: Path) -> dict[str, Any]:
     for number, stage in enumerate(said):
         end = said[number + 1]["time"] if number + 1 < len(said) else samples[-1][0]
         within = [_kinds(status) for when, status in samples if stage["time"] <= when <= end]
-        highest = {kind: max((one[kind] for one in within), default=0) - baseline[kind] for kind in baseline}
+        highest = {
+            kind: max((one[kind] for one in within), default=baseline[kind]) - baseline[kind] for kind in baseline
+        }
         stages.append({"stage": stage["stage"], "seconds": end - stage["time"], "beyond_baseline": highest})
     return {"baseline": baseline, "peak": peak, "stages": stages, "seconds": sum(one["seconds"] for one in stages)}
 
@@ -173,7 +179,7 @@ def text(found: dict[str, Any]) -> str:
     lines = [
         f"{found['arch']}: weights {found['weights'] / 1e6:.0f} MB, exported in {found['seconds']:.0f} s",
         f"peak beyond the baseline: anonymous {ratio['anonymous']:.2f} times the weights, "
-        f"resident {ratio['resident']:.2f} times (goal: at most {found['goal']})",
+        f"resident, mapped files included, {ratio['resident']:.2f} times (goal: at most {found['goal']})",
         f"baseline: anonymous {baseline['anonymous'] / 1e6:.0f} MB, resident {baseline['resident'] / 1e6:.0f} MB",
         f"{'stage':<60}{'s':>8}{'anon MB':>10}{'resident MB':>13}",
     ]
@@ -184,7 +190,7 @@ def text(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run from the command line; exit with 1 past the goal."""
+    """Run from the command line. Exits with 1 where what the export allocated is past the goal."""
     parser = argparse.ArgumentParser(
         prog="python -m dit_deploy.bench.export_memory", description=__doc__.split("\n")[0]
     )
@@ -203,7 +209,7 @@ def main() -> None:
         sys.exit("less than 1 GB of disk is free; name another folder with --work")
     found = measure(arguments.arch, arguments.image_size, arguments.work)
     print(json.dumps(found, indent=1) if arguments.json else text(found))
-    sys.exit(0 if found["ratio"]["resident"] <= GOAL else 1)
+    sys.exit(0 if found["ratio"]["anonymous"] <= GOAL else 1)
 
 
 if __name__ == "__main__":

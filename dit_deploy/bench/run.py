@@ -152,7 +152,7 @@ def _denoiser(pipe: Pipeline, batch: int) -> Any:
     """Borrow the denoiser's buffers at the training size from a pipeline, whatever engine it runs."""
     latents = pipe.bundle.manifest.latents
     grid = {"patch_height": latents.height // latents.patch_size, "patch_width": latents.width // latents.patch_size}
-    return pipe._pools["denoiser"].borrow(batch=batch, **grid)
+    return pipe.pool("denoiser").borrow(batch=batch, **grid)
 
 
 def _warm_up(binding: Binding, feeds: Mapping[str, NDArray[Any]]) -> tuple[float, NDArray[Any]]:

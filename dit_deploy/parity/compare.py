@@ -19,7 +19,7 @@ from dit_deploy.errors import InputError
 from dit_deploy.parity.components import compare_component, sizes_to_try
 from dit_deploy.parity.limits import limits_for
 from dit_deploy.parity.report import ComponentError, ParityReport
-from dit_deploy.parity.trajectory import Request, compare_run, component_pool
+from dit_deploy.parity.trajectory import Request, compare_run
 from dit_deploy.runtimes.pipeline import Pipeline
 from dit_deploy.runtimes.runner import Runner
 
@@ -60,7 +60,7 @@ def parity(
 
     Args:
         engine: as of :class:`~dit_deploy.Pipeline`.
-        precision: whose limits hold; the engine's own by default (the plain graphs are fp32).
+        precision: whose limits hold; by default the engine's own, of the plain graphs what their weights are stored as.
         class_labels: what to draw; by default four classes spread over those that there are.
         num_inference_steps, guidance_scale: the bundle's own by default.
         scheduler: a diffusers scheduler's name or config for both sides. By default each side reads its own, so that
@@ -85,7 +85,7 @@ def parity(
     components: list[ComponentError] = []
     for name, component in manifest.components.items():
         total = len(component.outputs) * len(sizes_to_try(component, manifest.latents))
-        pool = component_pool(pipeline, name)
+        pool = pipeline.pool(name)
         errors = compare_component(name, pool, reference, manifest.latents, manifest.prediction.timestep_unit, seed=1)
         what = f"comparing {name.replace('_', ' ')}"
         advance(what, 0, total)
@@ -139,9 +139,9 @@ class _Lines:
 
 
 def _precision(bundle: Bundle, engine: str) -> str:
-    """Return the precision that an engine was built with; the plain graphs are the source in fp32."""
+    """Return the precision that an engine was built with; of the plain graphs, what their weights are stored as."""
     if engine == "onnx":
-        return "fp32"
+        return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[bundle.component("denoiser").weights]
     record = json.loads((bundle.path / "engines" / engine / "engine.json").read_text(encoding="utf-8"))
     precision = record.get("precision")
     if not isinstance(precision, str):

@@ -14,7 +14,6 @@ from dit_deploy.parity.metrics import largest_difference, psnr, relative_error, 
 from dit_deploy.parity.report import PictureError, Run
 from dit_deploy.runtimes.guided import GuidedDenoiser
 from dit_deploy.runtimes.pipeline import Pipeline
-from dit_deploy.runtimes.runner import BindingPool
 from dit_deploy.sampling import (
     BASIS,
     Guidance,
@@ -29,7 +28,7 @@ from dit_deploy.sampling import (
 if TYPE_CHECKING:
     from dit_deploy.runtimes.torch import Evaluation, Sampled, TorchReference
 
-__all__ = ["Request", "compare_run", "component_pool"]
+__all__ = ["Request", "compare_run"]
 
 Floats = NDArray[np.float32]
 Advance = Callable[[str, int, int], None]
@@ -158,7 +157,7 @@ def _first_latents(pipeline: Pipeline, request: Request, shape: tuple[int, ...],
     if request.image is None:
         return np.float32(table.initial_noise_scale) * source.draw(shape)
     images = np.ascontiguousarray(request.image.transpose(0, 3, 1, 2))
-    clean = pipeline._encode(images, shape, source, {})
+    clean = pipeline.encode(images, shape, source, {})
     signal, deviation = table.start
     return np.float32(signal) * clean + np.float32(deviation) * source.draw(shape)
 
@@ -180,7 +179,7 @@ def _single_steps(
     guidance = Guidance(scale=request.guidance_scale, channels=manifest.guidance.channels)
     errors = [0.0] * table.num_steps
     with GuidedDenoiser(
-        component_pool(pipeline, "denoiser"),
+        pipeline.pool("denoiser"),
         {"class_labels": labels},
         manifest.guidance.unconditional,
         guidance,
@@ -223,8 +222,3 @@ def _pictures(
         )
         for label, image, reference in zip(labels, images, references, strict=True)
     ]
-
-
-def component_pool(pipeline: Pipeline, name: str) -> BindingPool:
-    """Return the bindings of one of the pipeline's components."""
-    return pipeline._pools[name]

@@ -195,7 +195,7 @@ def test_threads_share_a_pipeline(pipe: Pipeline) -> None:
 
 def test_buffers_are_bound_once_and_reused(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe(class_labels=1, num_inference_steps=2, seed=0)
-    runner = pipe._pools["denoiser"].runner
+    runner = pipe.pool("denoiser").runner
     monkeypatch.setattr(runner, "bind", lambda sizes: pytest.fail(f"bound again for {sizes}"))
     pipe(class_labels=2, num_inference_steps=5, seed=1)
 
@@ -266,7 +266,7 @@ def test_nan_is_an_error_and_never_a_picture(pipe: Pipeline) -> None:
         component = pipe.bundle.component("denoiser")
 
         def bind(self, sizes: Any) -> Any:
-            binding = pipe._pools["denoiser"].runner.bind(sizes)
+            binding = pipe.pool("denoiser").runner.bind(sizes)
             run: Callable[[], None] = binding.run
 
             class Poisoned:
