@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from torch import nn
 from dit_deploy.bundle import Bundle, BundleWriter, Component, Latents, Scheduler, SourceRecord
 from dit_deploy.errors import InputError, SourceError
 from dit_deploy.exporters import autoencoders, proof
-from dit_deploy.exporters.families import dit, dit_weights
+from dit_deploy.exporters.families import dit
 from dit_deploy.exporters.sources import Source, open_source
 from dit_deploy.exporters.tracing import trace
 
@@ -85,9 +86,7 @@ def _export_denoiser(source: Source, folder: Path, weights: str, say: Progress) 
     grid = config.sample_size // config.patch_size
     typical = {"batch": 2, "patch_height": grid, "patch_width": grid}
     component = component.model_copy(update={"weights": weights})
-    _export_graph(
-        lambda: dit_weights.load(config, source.weights), component, folder, typical, say, reference=source.reference
-    )
+    _export_graph(source.network, component, folder, typical, say, reference=source.reference)
     return component
 
 
@@ -133,6 +132,7 @@ def _export_graph(
     expectations = proof.expect((reference or build)(), component, typical)
     with _timed(say, f"tracing {what}"):
         trace(build(), component, folder)
+    gc.collect()  # torch's traced programs refer to themselves, and hold the weights
     with _timed(say, f"proving {what} at three untraced sizes"):
         worst = proof.check(folder / component.path, component, expectations)
     say(f"{what}: largest relative difference {worst:.1e}")

@@ -53,11 +53,12 @@ _ORIGINAL_SCHEDULER: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Source:
-    """An opened checkpoint. Its tensors are mapped from disk, and go when the object goes.
+    """An opened checkpoint. It holds no tensors: a network maps them from disk, and they go when it goes.
 
     Attributes:
         kind: ``diffusers_pipeline``, ``diffusers_transformer`` or ``original_dit``.
-        config, weights: the denoiser, in the names of our own :class:`~.families.dit.DiT`.
+        config: the denoiser's sizes.
+        network: builds the denoiser as our own :class:`~.families.dit.DiT`, which can be traced.
         reference: builds the denoiser that an export is held against: diffusers' own where there is one.
         guidance_channels: how many leading latent channels are guided; ``None`` is all.
         digest_files: whose bytes the source's SHA-256 covers.
@@ -66,7 +67,7 @@ class Source:
     kind: str
     name: str
     config: DiTConfig
-    weights: Mapping[str, Tensor]
+    network: Callable[[], nn.Module]
     reference: Callable[[], nn.Module]
     vae_folder: Path | None
     scheduler_config: Mapping[str, Any]
@@ -108,13 +109,17 @@ def open_source(
         )
     if not path.is_file():
         raise SourceError(f"{path} does not exist; give a diffusers folder or a .pt or .safetensors checkpoint")
-    config, weights = dit_weights.from_original(files.checkpoint_tensors(path), arch, image_size)
+
+    def read() -> tuple[DiTConfig, dict[str, Tensor]]:
+        return dit_weights.from_original(files.checkpoint_tensors(path), arch, image_size)
+
+    config = read()[0]
     return Source(
         kind="original_dit",
         name=path.stem,
         config=config,
-        weights=weights,
-        reference=lambda: dit_weights.load(config, weights),
+        network=lambda: dit_weights.load(*read()),
+        reference=lambda: dit_weights.load(*read()),
         vae_folder=_vae_folder(path.parent, vae),
         scheduler_config=_ORIGINAL_SCHEDULER if config.learned_variance else _DIFFUSERS_SCHEDULER,
         num_inference_steps=250 if config.learned_variance else 50,
@@ -164,14 +169,16 @@ def _diffusers_source(
     # The official DiT folders were saved while the class was still called Transformer2DModel.
     if config.get("_class_name") not in ("DiTTransformer2DModel", "Transformer2DModel"):
         raise SourceError(f"{folder} holds a {config.get('_class_name')}; this version exports DiTTransformer2DModel")
-    tensors = files.folder_tensors(folder)
-    dit_config, weights = dit_weights.from_diffusers(config, tensors)
+
+    def read() -> tuple[DiTConfig, dict[str, Tensor]]:
+        return dit_weights.from_diffusers(config, files.folder_tensors(folder))
+
     return Source(
         kind=kind,
         name=path.resolve().name,
-        config=dit_config,
-        weights=weights,
-        reference=lambda: DiffusersDiT(load_diffusers_dit(config, tensors)).eval(),
+        config=read()[0],
+        network=lambda: dit_weights.load(*read()),
+        reference=lambda: DiffusersDiT(load_diffusers_dit(config, files.folder_tensors(folder))).eval(),
         vae_folder=vae_folder,
         scheduler_config=scheduler_config,
         num_inference_steps=50,

@@ -117,6 +117,10 @@ def trace(module: nn.Module, component: Component, folder: Path) -> None:
         ir.save(model, path, external_data=path.name + ".data", size_threshold_bytes=_FOLD_BYTES)
     except ValueError as error:
         raise ExportError(f"{component.path}: {error}") from error
+    finally:
+        # The optimiser's rules remember the last graph they saw; the weights must not stay in memory with it.
+        for value in model.graph.initializers.values():
+            value.const_value = None
 
 
 def _dynamic_shapes(component: Component) -> tuple[dict[int, object], ...]:

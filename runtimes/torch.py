@@ -202,7 +202,7 @@ class TorchReference:
             InputError: the source has no VAE for ``image``, or diffusers has no such scheduler.
         """
         config = self.source.config
-        steps = num_inference_steps or self.source.num_inference_steps
+        steps = self.source.num_inference_steps if num_inference_steps is None else num_inference_steps
         channels = self.source.guidance_channels if guidance_channels == "model" else guidance_channels
         solver = _scheduler(resolve_scheduler(self.source.scheduler_config, scheduler))
         generator = _generators(seed)

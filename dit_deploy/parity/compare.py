@@ -95,7 +95,9 @@ def parity(
 
     request = Request(
         class_labels=labels,
-        num_inference_steps=num_inference_steps or manifest.scheduler.num_inference_steps,
+        num_inference_steps=(
+            manifest.scheduler.num_inference_steps if num_inference_steps is None else num_inference_steps
+        ),
         guidance_scale=manifest.guidance.default_scale if guidance_scale is None else guidance_scale,
         seed=seed,
         scheduler=scheduler,
