@@ -25,7 +25,7 @@ def main(out: Path) -> None:
     """Do everything and say where the pictures and the report are."""
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    bundle = out / "bundle"
+    bundle = out / "fashion"
     run("export", MODEL, bundle, "--overwrite")
 
     pipe = Pipeline(Bundle.open(bundle))
