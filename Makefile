@@ -23,7 +23,7 @@ types: $(VENV)/.dev
 	cd build/types && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p dit_deploy
 
 fast: $(VENV)/.dev             ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow" -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -q -n auto
 
 slow: $(VENV)/.dev             ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow" -q

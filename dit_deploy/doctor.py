@@ -157,8 +157,8 @@ def _export() -> Role:
         )
     memory = available_memory()
     if memory is not None and memory < 2 << 30:
-        return role(True, f"only {memory / 1e9:.1f} GB of memory are free: DiT-B/2 and smaller; DiT-XL/2 wants 7 GB")
-    return role(True, "a model needs about 1.6 times its weights in memory")
+        return role(True, f"only {memory / 1e9:.1f} GB of memory are free: a model needs about its weights' size beside 1 GB for the libraries; DiT-XL/2 has 2.7 GB")
+    return role(True, "a model needs about its weights' size in memory, beside 1 GB for the libraries")
 
 
 def _generate_cpu(providers: dict[str, str], error: str) -> Role:

@@ -29,9 +29,19 @@ def load_autoencoder(folder: Path) -> Autoencoder:
     if name not in _CLASSES:
         raise SourceError(f"{folder} holds a {name}; supported autoencoders: {', '.join(_CLASSES)}")
     try:
-        vae = _CLASSES[name].from_pretrained(folder, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+        vae, info = _CLASSES[name].from_pretrained(
+            folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise SourceError(f"{folder} cannot be loaded as {name}: {str(error).strip().splitlines()[0]}") from error
+    # diffusers fills what is missing with random numbers, and only warns.
+    for what, keys in (("lacks", info["missing_keys"]), ("has a strange", info["unexpected_keys"])):
+        if keys:
+            raise SourceError(f"{folder} {what} {sorted(keys)[0]}, and {len(keys) - 1} more tensors: no whole {name}")
+    if info["mismatched_keys"]:
+        raise SourceError(
+            f"{folder}: the weights' shapes are not those of its config.json: {info['mismatched_keys'][0]}"
+        )
     return vae.eval().requires_grad_(False)
 
 

@@ -15,8 +15,11 @@ from dit_deploy.bundle import Bundle, BundleWriter, Component, Latents, Schedule
 from dit_deploy.errors import InputError, SourceError
 from dit_deploy.exporters import autoencoders, proof
 from dit_deploy.exporters.families import dit
+from dit_deploy.exporters.families.dit_weights import parameter_count
 from dit_deploy.exporters.sources import Source, open_source
 from dit_deploy.exporters.tracing import trace
+from dit_deploy.exporters.weights import folder_files
+from dit_deploy.sampling import solver_table
 
 __all__ = ["export"]
 
@@ -50,7 +53,7 @@ def export(
         progress: called with one line before each step.
 
     Raises:
-        InputError: ``dtype`` is none of the three.
+        InputError: ``dtype`` is none of the three, or an option of the source's scheduler is not supported.
         SourceError: the checkpoint cannot be opened, or its parts do not fit each other.
         ExportError: a graph could not be traced, or differs from its source.
         BundleError: ``out`` cannot be written.
@@ -58,9 +61,11 @@ def export(
     say = progress or (lambda line: None)
     if dtype not in _WEIGHTS:
         raise InputError(f"dtype: {dtype!r} came, expected one of {', '.join(_WEIGHTS)}")
-    with BundleWriter(out, overwrite=overwrite) as writer:
-        say(f"opening {source}")
-        opened = open_source(source, arch=arch, image_size=image_size, vae=vae)
+    say(f"opening {source}")
+    opened = open_source(source, arch=arch, image_size=image_size, vae=vae)
+    prediction = dit.prediction(opened.config, opened.scheduler_config.get("prediction_type", "epsilon"))
+    solver_table(opened.scheduler_config, opened.num_inference_steps)  # an option that is not supported is said now
+    with BundleWriter(out, overwrite=overwrite, expected_size=_expected_size(opened, _WEIGHTS[dtype])) as writer:
         components, latents = _export_autoencoder(opened, writer.folder, _WEIGHTS[dtype], say)
         components["denoiser"] = _export_denoiser(opened, writer.folder, _WEIGHTS[dtype], say)
         scheduler = Scheduler(num_inference_steps=opened.num_inference_steps)
@@ -73,11 +78,17 @@ def export(
             source=SourceRecord(kind=opened.kind, name=opened.name, sha256=opened.sha256()),
             latents=latents,
             components=components,
-            prediction=dit.prediction(opened.config, str(opened.scheduler_config.get("prediction_type", "epsilon"))),
+            prediction=prediction,
             guidance=dit.guidance(opened.config, opened.guidance_channels),
             scheduler=scheduler,
             labels=dict(opened.labels),
         )
+
+
+def _expected_size(source: Source, weights: str) -> int:
+    """Return about how many bytes the bundle will have: its weights."""
+    autoencoder = sum(path.stat().st_size for path in folder_files(source.vae_folder)) if source.vae_folder else 0
+    return parameter_count(source.config) * (4 if weights == "float32" else 2) + autoencoder
 
 
 def _export_denoiser(source: Source, folder: Path, weights: str, say: Progress) -> Component:

@@ -62,9 +62,9 @@ def expect(source: Callable[..., object], component: Component, typical: dict[st
     for seed, sizes in enumerate(untraced_sizes(component, typical), start=1):
         feeds = example_inputs(component, sizes, seed)
         outputs = dict(zip(names, call(source, feeds), strict=True))
-        if all(not array.any() for array in outputs.values()):
+        if zeros := [name for name, array in outputs.items() if not array.any()]:
             raise ExportError(
-                f"{component.path}: the source gives zeros only (untrained adaLN-Zero?), so agreement proves nothing. "
+                f"{component.path}: the source's {zeros[0]} is all zeros (untrained adaLN-Zero?): it proves nothing. "
                 "Use trained weights, or give the zero parameters small random values"
             )
         expectations.append(Expectation(sizes, feeds, outputs))

@@ -161,7 +161,7 @@ def name_transposed_weights(graph: ir.Graph) -> None:
         node.outputs[0].replace_all_uses_with(replacement)
         graph.remove(node, safe=True)
         if alone:
-            graph.initializers.pop(name)
+            graph.initializers.pop(name).const_value = None
         graph.initializers[new_name] = replacement
 
 

@@ -6,6 +6,7 @@ tensor is used.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import pickle
@@ -70,18 +71,20 @@ def folder_tensors(folder: Path) -> dict[str, Tensor]:
 def checkpoint_tensors(path: Path) -> dict[str, Tensor]:
     """Map the tensors of one checkpoint file, ``.safetensors`` or a ``.pt`` that torch can open without running code.
 
-    A ``.pt`` file holds a ``state_dict`` or ``{"ema": state_dict, …}``, as facebookresearch/DiT saves them.
+    A ``.pt`` file holds a ``state_dict`` or ``{"ema": state_dict, …}``, as facebookresearch/DiT saves them: its
+    training checkpoints carry the ``argparse.Namespace`` of their run too, which is allowed beside tensors.
     """
     if path.suffix == ".safetensors":
         return _safetensors(path)
     try:
-        value = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            value = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise SourceError(
             f"{path} wants to run code while it is opened, and was not opened; load it where you trust it "
             "and save its state_dict as safetensors"
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except Exception as error:  # a damaged archive makes torch raise almost anything
         raise SourceError(f"{path} cannot be opened as a PyTorch checkpoint: {_first_line(error)}") from error
     if isinstance(value, dict) and isinstance(value.get("ema"), dict):
         value = value["ema"]

@@ -9,6 +9,7 @@ height and width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -268,8 +269,14 @@ def latents(config: DiTConfig, spatial_compression: int, scaling_factor: float, 
     )
 
 
-def prediction(config: DiTConfig, prediction_type: str) -> Prediction:
-    """Declare what the output means; ``prediction_type`` is the scheduler config's."""
+def prediction(config: DiTConfig, prediction_type: object) -> Prediction:
+    """Declare what the output means; ``prediction_type`` is the scheduler config's.
+
+    Raises :class:`SourceError` for one that no sampler here knows.
+    """
+    known = get_args(Prediction.model_fields["type"].annotation)
+    if prediction_type not in known:
+        raise SourceError(f"prediction_type {prediction_type!r} of the scheduler config is none of {', '.join(known)}")
     return Prediction.model_validate({"type": prediction_type, "learned_range_variance": config.learned_variance})
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters.families.dit import ARCHITECTURES, DiT, DiTConfig, geometric_frequencies, sincos_positions
 
-__all__ = ["from_diffusers", "from_original", "load"]
+__all__ = ["from_diffusers", "from_original", "load", "parameter_count"]
 
 Tensors = Mapping[str, Tensor]
 
@@ -92,6 +92,9 @@ def from_diffusers(config: Mapping[str, Any], tensors: Tensors) -> tuple[DiTConf
             raise SourceError(
                 f"{key}={merged[key]!r} of a DiTTransformer2DModel is not supported; supported: {allowed}"
             )
+    for key in _WHOLE_NUMBERS:
+        if not isinstance(merged[key], int) or merged[key] < 1:
+            raise SourceError(f"{key}={merged[key]!r} of a DiTTransformer2DModel is not a whole number of 1 or more")
     reader = _Reader(tensors, "the DiTTransformer2DModel")
     depth = merged["num_layers"]
     prefix = "transformer_blocks.{}.norm1.emb.".format
@@ -141,6 +144,15 @@ _DIFFUSERS_DEFAULTS: dict[str, Any] = {
     "norm_elementwise_affine": False,
     "norm_eps": 1e-5,
 }
+_WHOLE_NUMBERS = (
+    "num_attention_heads",
+    "attention_head_dim",
+    "in_channels",
+    "num_layers",
+    "sample_size",
+    "patch_size",
+    "num_embeds_ada_norm",
+)
 _DIFFUSERS_SUPPORTED: dict[str, tuple[Any, ...]] = {
     "attention_bias": (True,),
     "activation_fn": ("gelu-approximate", "gelu"),
@@ -226,6 +238,12 @@ def _check_positions(positions: Tensor, config: DiTConfig, grid: int) -> None:
             f"pos_embed differs from the sin-cos table by {difference:.2g}: it was trained, "
             "and a trained table cannot serve other sizes"
         )
+
+
+def parameter_count(config: DiTConfig) -> int:
+    """Return how many parameters a DiT of these sizes has."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in DiT(config).parameters())
 
 
 def load(config: DiTConfig, weights: Mapping[str, Tensor]) -> DiT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import signal
 import subprocess
 import sys
@@ -15,11 +16,12 @@ import onnxruntime as ort
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiTTransformer2DModel
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dit_deploy import Bundle
 from dit_deploy.bundle import Axis, Component, TensorSpec
-from dit_deploy.errors import BundleError, ExportError, SourceError
+from dit_deploy.errors import BundleError, ExportError, InputError, SourceError
 from dit_deploy.exporters import export, proof
 from dit_deploy.exporters.families.dit_reference import DiffusersDiT
 from dit_deploy.exporters.tracing import free_sizes, trace
@@ -94,6 +96,7 @@ def test_weights_keep_their_names_and_the_file_holds_no_path(tiny_bundle: Path) 
     assert "Attention" in {node.op_type for node in model.graph.node}
 
 
+@pytest.mark.slow
 def test_equal_embedders_are_stored_once(tiny_bundle: Path, tmp_path: Path) -> None:
     separate = export(make_pipeline(tmp_path / "source", shared_embedder=False), tmp_path / "bundle").path
     count = {
@@ -106,7 +109,7 @@ def test_equal_embedders_are_stored_once(tiny_bundle: Path, tmp_path: Path) -> N
     compare_denoiser(separate, tmp_path / "source", [(2, 3), (4, 4)])
 
 
-@pytest.mark.parametrize("kind", ["kl", "tiny"])
+@pytest.mark.parametrize("kind", ["kl", pytest.param("tiny", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_autoencoder_equals_diffusers(tiny_bundle: Path, tiny_source: Path, tmp_path: Path, kind: str) -> None:
     if kind == "kl":
@@ -182,7 +185,7 @@ def test_a_source_of_zeros_proves_nothing() -> None:
         def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor]:
             return (latents * 0,)
 
-    with pytest.raises(ExportError, match="the source gives zeros only"):
+    with pytest.raises(ExportError, match="the source's prediction is all zeros"):
         proof.expect(Zeros(), component(), {})
 
 
@@ -200,6 +203,39 @@ def test_vae_of_another_width_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="has 4 latent channels, the denoiser 6"):
         export(source, tmp_path / "bundle")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_a_vae_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    source = make_pipeline(tmp_path / "source")
+    weights = source / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    del tensors["decoder.conv_in.weight"]
+    save_file(tensors, weights)
+    with pytest.raises(SourceError, match=r"lacks decoder\.conv_in\.weight, and 0 more tensors"):
+        export(source, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            {"prediction_type": "original_sample"},
+            "prediction_type 'original_sample' of the scheduler config is none of",
+        ),
+        ({"thresholding": True}, "thresholding"),
+        ({"_class_name": "KarrasVeScheduler"}, "KarrasVeScheduler"),
+    ],
+)
+def test_a_scheduler_that_is_not_supported_is_said_before_anything_is_traced(
+    tmp_path: Path, option: dict[str, object], message: str
+) -> None:
+    source = make_pipeline(tmp_path / "source")
+    path = source / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | option))
+    seen: list[str] = []
+    with pytest.raises((InputError, SourceError), match=message):
+        export(source, tmp_path / "bundle", progress=seen.append)
+    assert not any("tracing" in line for line in seen)
 
 
 def test_a_folder_that_is_no_bundle_is_left_alone(tiny_source: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -55,7 +56,9 @@ def test_original_checkpoint_files(original: dict[str, torch.Tensor], tmp_path: 
     if form.endswith(".safetensors"):
         save_file(original, path)
     else:
-        torch.save({"ema": original, "args": {}} if form.startswith("ema") else original, path)
+        # facebookresearch/DiT's train.py saves the options of the run beside the weights.
+        training = {"ema": original, "args": argparse.Namespace(model="DiT-S/2", epochs=1400)}
+        torch.save(training if form.startswith("ema") else original, path)
     source = open_source(path, arch="DiT-S/2")
     assert source.kind == "original_dit"
     assert (source.guidance_channels, source.num_inference_steps) == (3, 250)

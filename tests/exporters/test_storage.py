@@ -61,6 +61,7 @@ def test_a_weight_beyond_fp16_is_named(tmp_path: Path) -> None:
         trace(Linear(1e6), linear("float16"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_bundle_of_half_the_size_draws_nearly_the_same(tiny_source: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     half = export(tiny_source, tmp_path / "half", dtype="fp16")
     size = {path: (path / "denoiser" / "model.onnx.data").stat().st_size for path in (half.path, tiny_bundle)}
