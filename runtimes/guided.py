@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dit_deploy.errors import BackendError
 from dit_deploy.runtimes.runner import Binding, BindingPool
 from dit_deploy.sampling import Guidance, SolverState
 
@@ -31,6 +30,8 @@ class GuidedDenoiser:
         unconditional: the value of each condition for the unguided half.
         guidance: scale, channels, interval and rescaling.
         shape: of the latents, [batch, channels, height, width].
+        patch_size: latent pixels on a side of one token.
+        timestep_scale: what the table's timesteps are multiplied by, to be in the unit that the denoiser takes.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class GuidedDenoiser:
         guidance: Guidance,
         shape: tuple[int, ...],
         patch_size: int,
+        timestep_scale: float = 1.0,
     ) -> None:
         self._pool = pool
         self._guidance = guidance
         self._shape = shape
+        self._timestep_scale = timestep_scale
         self._grid = {"patch_height": shape[2] // patch_size, "patch_width": shape[3] // patch_size}
         self._conditional = dict(conditions)
         self._unconditional = {
@@ -96,7 +99,7 @@ class GuidedDenoiser:
         latents = binding.inputs["latents"]
         state.model_input(row, out=latents[:batch])
         latents[batch:] = latents[: batch * (copies - 1)]
-        binding.inputs["timestep"][:] = state.table.timesteps[row]
+        binding.inputs["timestep"][:] = state.table.timesteps[row] * self._timestep_scale
         for name, first in self._conditional.items():
             for index, half in enumerate(halves):
                 binding.inputs[name][index * batch : (index + 1) * batch] = half.get(name, first)
@@ -104,12 +107,3 @@ class GuidedDenoiser:
         binding.run()
         self.seconds += time.perf_counter() - started
         return binding.outputs
-
-
-def check_finite(sample: NDArray[np.float32], step: int, num_steps: int) -> None:
-    """Raise :class:`BackendError` where the latents are no longer finite: better no picture than a black one."""
-    if not np.isfinite(sample.sum()):
-        raise BackendError(
-            f"the latents hold NaN or infinite values after step {step + 1} of {num_steps}; a precision too small for "
-            "this model is the usual cause: use a wider one, or run `dit-deploy parity` to see where it begins"
-        )

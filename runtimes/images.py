@@ -11,26 +11,31 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dit_deploy.errors import InputError
+from dit_deploy.runtimes.arguments import nearest, shown
 
 __all__ = ["ImageInput", "read_images", "to_pil"]
 
 Floats = NDArray[np.float32]
+_LARGEST_16_BIT = 65535
 ImageInput = str | Path | Image.Image | NDArray[Any] | Sequence["str | Path | Image.Image"]
 
 
 def read_images(image: ImageInput, *, multiple: int, channels: int, height: int | None, width: int | None) -> Floats:
     """Return pictures as [batch, channels, height, width] in 0 … 1.
 
-    Files and PIL images are turned upright, made RGB (or grey for one channel) and resized by Lanczos to
-    ``height`` × ``width``; without these, to their own size rounded down to ``multiple``. Arrays
-    ([batch,] height, width, channels; uint8, or float in 0 … 1) are taken as they are.
+    Files and PIL images are turned upright, laid over white where they are transparent, made RGB (or grey for one
+    channel) in 8 bits and resized by Lanczos to ``height`` × ``width``; without these, to their own size rounded
+    down to ``multiple``. Arrays ([batch,] height, width, channels; uint8, or float in 0 … 1) are taken as they are.
+
+    Args:
+        height, width: checked sizes in pixels, or ``None``.
 
     Raises:
         InputError: a file cannot be read, an array is of another shape, type or range, or sizes differ.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image, multiple, channels, height, width)
-    several = [image] if isinstance(image, (str, Path, Image.Image)) else list(image)
+    several = list(image) if isinstance(image, (list, tuple)) else [image]
     if not several:
         raise InputError("image: an empty list came, at least one picture expected")
     first = _open(several[0], channels)
@@ -47,16 +52,45 @@ def to_pil(images: Floats) -> list[Image.Image]:
     return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in rounded]
 
 
-def _open(image: str | Path | Image.Image, channels: int) -> Image.Image:
-    if not isinstance(image, Image.Image):
-        try:
-            image = Image.open(image)
-            image.load()
-        except FileNotFoundError:
-            raise InputError(f"image: {image} does not exist") from None
-        except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise InputError(f"image: {image} cannot be read as a picture: {str(error)[:200]}") from error
-    return ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+def _open(image: object, channels: int) -> Image.Image:
+    """Return a file or PIL image upright and in 8 bits, without transparency."""
+    if not isinstance(image, (str, Path, Image.Image)):
+        hint = "; stack arrays into one [batch, height, width, channels]" if isinstance(image, np.ndarray) else ""
+        came = type(image).__name__ if isinstance(image, np.ndarray) else shown(image)
+        raise InputError(f"image: {came} came, expected a path, a PIL image, a list of these, or an array{hint}")
+    name = f"a picture of mode {image.mode}" if isinstance(image, Image.Image) else str(image)
+    try:
+        opened = image if isinstance(image, Image.Image) else Image.open(image)
+        opened.load()
+        if 0 in opened.size:
+            raise InputError(f"image: {name} has {opened.width}×{opened.height} pixels, at least 1×1 expected")
+        return _in_8_bits(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"image: {name} does not exist") from None
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"image: {name} cannot be read as a picture: {shown(str(error), 200)}") from error
+
+
+def _in_8_bits(image: Image.Image, mode: str) -> Image.Image:
+    """Return ``image`` in ``mode``, ``L`` or ``RGB``; Pillow's own conversion cuts 16 bits off at 255."""
+    if image.mode == "F":
+        raise InputError(
+            "image: a floating-point picture (mode F) came, whose range is not known; give a float array in 0 … 1"
+        )
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Mode I is what 16-bit files were opened as before Pillow had I;16 for all of them.
+        grey = np.asarray(image)
+        low, high = int(grey.min()), int(grey.max())
+        if low < 0 or high > _LARGEST_16_BIT:
+            raise InputError(f"image: grey values {low} … {high} came, expected 16 bits, 0 … {_LARGEST_16_BIT}")
+        return Image.fromarray(np.round(grey / (_LARGEST_16_BIT / 255)).astype(np.uint8)).convert(mode)
+    if image.has_transparency_data:
+        # Hidden colours are whatever the program that wrote the file left there.
+        picture = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert(mode)
+    return image.convert(mode)
 
 
 def _from_array(array: NDArray[Any], multiple: int, channels: int, height: int | None, width: int | None) -> Floats:
@@ -64,7 +98,7 @@ def _from_array(array: NDArray[Any], multiple: int, channels: int, height: int |
         array = array[None]
     if channels == 1 and array.ndim == 3:
         array = array[..., None]
-    if array.ndim != 4 or array.shape[-1] != channels:
+    if array.ndim != 4 or array.shape[-1] != channels or array.size == 0:
         raise InputError(f"image: shape {array.shape} came, expected [batch, height, width, {channels}]")
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / 255
@@ -83,8 +117,3 @@ def _from_array(array: NDArray[Any], multiple: int, channels: int, height: int |
                 f"image: {axis} {size} came, but {axis}={wanted} was asked for; resize the array, or leave it out"
             )
     return np.ascontiguousarray(array.transpose(0, 3, 1, 2), dtype=np.float32)
-
-
-def nearest(size: int, multiple: int) -> int:
-    """Return the multiple of ``multiple`` that is nearest to ``size``, and at least one of it."""
-    return max(1, round(size / multiple)) * multiple

@@ -1,18 +1,17 @@
-"""Files of a bundle: find them without leaving the folder, hash them, write them so that they last."""
+"""Files of a bundle: find them without leaving the folder, read and hash them."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import BundleError, IntegrityError
+from ..text import one_line
 
-__all__ = ["file_inside", "human_size", "one_line", "read_limited", "replace_file", "sha256_of", "sync_folder", "walk"]
+__all__ = ["file_inside", "human_size", "is_below", "read_limited", "sha256_of", "sync_file", "walk"]
 
 CHUNK = 4 << 20
 
@@ -24,12 +23,6 @@ def human_size(size: int) -> str:
         value /= 1000
         units.pop(0)
     return f"{size} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
-
-
-def one_line(text: object, limit: int = 300) -> str:
-    """Return ``text`` with every run of white space as one space, cut at ``limit`` characters."""
-    line = " ".join(str(text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def file_inside(root: Path, relative: str) -> Path:
@@ -109,32 +102,3 @@ def sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until the names in the folder ``path`` are on the disk, where the system can."""
-    with contextlib.suppress(PermissionError, IsADirectoryError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader sees the old bytes or the new ones; ``OSError`` on failure.
-
-    An existing file is replaced. Nothing is left beside it on failure.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with beside.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
-    sync_folder(path.parent)

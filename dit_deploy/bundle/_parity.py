@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError, InputError
-from ._files import is_below, one_line, replace_file
+from ..files import replace_file
+from ..text import one_line
+from ._files import is_below
 
 __all__ = ["parity_names", "write_parity"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from ..errors import BundleError
-from ._files import one_line
+from ..text import one_line
 from ._json import read_object
 from .manifest import FORMAT, VERSION, Manifest
 

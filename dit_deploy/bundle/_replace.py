@@ -43,13 +43,14 @@ def place(folder: Path, target: Path) -> None:
             raise
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    os.rename(folder, target)
+    _rename(folder, target)
 
 
 def exchange(folder: Path, target: Path) -> Path:
     """Rename ``folder`` to ``target`` and return where the older ``target`` is now.
 
-    Raises ``FileNotFoundError`` where there is no ``target``; on any error the older one is in place.
+    Raises ``FileNotFoundError`` where there is no ``target``, ``FileExistsError`` where another writer put its own
+    there meanwhile; on any other error the older one is in place.
     """
     try:
         _renameat2(folder, target, _EXCHANGE)
@@ -60,12 +61,26 @@ def exchange(folder: Path, target: Path) -> Path:
     aside = beside(target, "old")
     try:
         os.rename(target, aside)
-        os.rename(folder, target)
+        _rename(folder, target)
     except BaseException:
-        if aside.exists() and not os.path.lexists(target):
-            os.rename(aside, target)
+        if aside.exists():
+            if not os.path.lexists(target):
+                os.rename(aside, target)
+            elif (target / "manifest.json").is_file():
+                # Another writer's bundle took the place; what is aside was to be replaced in any case.
+                shutil.rmtree(aside, ignore_errors=True)
         raise
     return aside
+
+
+def _rename(folder: Path, target: Path) -> None:
+    """Rename a folder; ``FileExistsError`` where ``target`` holds something, whichever way the system says so."""
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
 
 
 def recover(target: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import BundleError, IntegrityError
-from ._files import file_inside, one_line, sha256_of, walk
+from ..text import one_line
+from ._files import file_inside, is_below, sha256_of, walk
 from .manifest import Manifest
 
 __all__ = ["Problem", "Progress", "verify"]
@@ -46,7 +47,8 @@ class Problem:
 def verify(root: Path, manifest: Manifest, ignored: frozenset[str], progress: Progress | None = None) -> list[Problem]:
     """Return everything below ``root`` that is not as ``manifest`` records it, empty where all is well.
 
-    ``ignored`` are top-level names with records of their own. Nothing is raised for a bad file.
+    ``ignored`` are top-level names with records of their own; links there too must not leave ``root``. Nothing is
+    raised for a bad file.
     """
     problems: list[Problem] = []
     total = sum(record.size for record in manifest.files.values())
@@ -79,8 +81,13 @@ def verify(root: Path, manifest: Manifest, ignored: frozenset[str], progress: Pr
             problems.append(Problem(path, "unreadable", found=one_line(error.strerror or error)))
         done += record.size
     try:
-        for path, _ in walk(root):
-            if path not in manifest.files and path.split("/")[0] not in ignored:
+        real_root = os.path.realpath(root)
+        for path, entry in walk(root):
+            if path in manifest.files:
+                continue
+            if entry.is_symlink() and not is_below(real := os.path.realpath(entry.path), real_root):
+                problems.append(Problem(path, "unsafe", found=one_line(f"a link that leaves the bundle, to {real}")))
+            elif path.split("/")[0] not in ignored:
                 problems.append(Problem(path, "extra"))
     except OSError as error:
         problems.append(Problem(str(error.filename), "unreadable", found=one_line(error.strerror or error)))

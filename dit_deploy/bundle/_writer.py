@@ -5,24 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import ValidationError
 
 from ..errors import BundleError, InputError
+from ..files import replace_file, sync_folder
+from ..text import one_line
 from ._files import (
     file_inside,
-    one_line,
     read_limited,
-    replace_file,
     sha256_of,
     sync_file,
-    sync_folder,
     walk,
 )
 from ._json import read_object
@@ -201,14 +201,16 @@ class BundleWriter:
 
     def _check_target(self) -> None:
         """Raise unless the target is absent, or a bundle that may be replaced."""
-        if not os.path.lexists(self._target):
+        kind = _kind(self._target)
+        if kind == "absent":
             return
-        if not self._target.is_dir():
-            raise BundleError(f"{self._shown} exists and is a file; it stays as it is: give another path")
-        if not _is_bundle(self._target):
-            raise BundleError(f"{self._shown} exists and is not a bundle; it stays as it is: give another path")
+        if kind != "bundle":
+            what = "a file" if kind == "file" else "not a bundle"
+            raise BundleError(f"{self._shown} exists and is {what}; it stays as it is: give another path")
         if not self._overwrite:
-            raise BundleError(f"{self._shown} exists already; give another path, or overwrite it (overwrite=True)")
+            raise BundleError(
+                f"{self._shown} exists already; give another path, or overwrite it (overwrite=True, or --overwrite)"
+            )
 
     def _discard(self) -> None:
         # After an exchange the hidden name holds the older bundle, which goes the same way.
@@ -243,6 +245,22 @@ def _records(folder: Path) -> dict[str, FileRecord]:
         size, sha256 = sha256_of(folder / path)
         records[path] = FileRecord(size=size, sha256=sha256)
     return records
+
+
+def _kind(target: Path) -> Literal["absent", "file", "folder", "bundle"]:
+    """Say what is at ``target``, while other writers may rename it aside and put theirs in its place."""
+    before: tuple[int, int] | None = None
+    while True:
+        try:
+            status = os.lstat(target)
+        except FileNotFoundError:
+            return "absent"
+        if stat.S_ISDIR(status.st_mode) and _is_bundle(target):
+            return "bundle"
+        # It may have been moved between two of our looks: only the same one, seen twice, is no bundle.
+        if before == (status.st_dev, status.st_ino):
+            return "folder" if stat.S_ISDIR(status.st_mode) else "file"
+        before = (status.st_dev, status.st_ino)
 
 
 def _is_bundle(folder: Path) -> bool:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ._fit import check_decoder, check_denoiser, check_encoder, check_guidance
+
 __all__ = [
     "FORMAT",
     "VERSION",
@@ -235,22 +237,15 @@ class Manifest(Record):
         return self
 
     @model_validator(mode="after")
-    def _denoiser_fits(self) -> Manifest:
-        """Hold the parts of the manifest against the one signature that every denoiser has."""
+    def _components_fit(self) -> Manifest:
+        """Hold the parts of the manifest against the signatures that every runtime relies on."""
         denoiser = self.components["denoiser"]
-        inputs = {tensor.name: tensor for tensor in denoiser.inputs}
-        outputs = {tensor.name for tensor in denoiser.outputs}
-        if missing := ({"latents", "timestep"} - set(inputs)) | ({"prediction"} - outputs):
-            raise ValueError(f"the denoiser lacks {sorted(missing)} among its inputs and outputs")
-        axes = inputs["latents"].axes
-        if len(axes) not in (4, 5) or axes[1] != self.latents.channels:
-            raise ValueError(f"the denoiser's latents have no [batch, {self.latents.channels}, …, height, width]")
-        if self.prediction.learned_range_variance != ("variance" in outputs):
-            raise ValueError("learned_range_variance and the denoiser's output variance go together")
-        if unknown := set(self.guidance.unconditional) - set(inputs):
-            raise ValueError(f"guidance.unconditional names no input of the denoiser: {sorted(unknown)}")
-        if self.guidance.channels is not None and self.guidance.channels > self.latents.channels:
-            raise ValueError(f"guidance.channels {self.guidance.channels} exceeds {self.latents.channels} channels")
+        check_denoiser(denoiser, self.latents, self.prediction)
+        check_guidance(self.guidance, denoiser, self.latents)
+        if "vae_encoder" in self.components:
+            check_encoder(self.components["vae_encoder"], self.latents)
+        if "vae_decoder" in self.components:
+            check_decoder(self.components["vae_decoder"], self.latents)
         return self
 
     def to_json(self) -> str:

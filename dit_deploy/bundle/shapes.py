@@ -9,21 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ._text import axis_text, range_text, shape_text
 from .manifest import Axis, TensorSpec
 
-__all__ = ["axis_text", "bind_axes", "check_values", "shape_of", "shape_text"]
-
-
-def axis_text(axis: int | Axis) -> str:
-    """Write one axis for people: ``4``, ``batch`` or ``2·patch_height``."""
-    if isinstance(axis, int):
-        return str(axis)
-    return axis.name if axis.multiple == 1 else f"{axis.multiple}·{axis.name}"
-
-
-def shape_text(spec: TensorSpec) -> str:
-    """Write a declared shape for people: ``[batch, 4, 2·patch_height, 2·patch_width]``."""
-    return f"[{', '.join(axis_text(axis) for axis in spec.axes)}]"
+__all__ = ["axis_text", "bind_axes", "check_values", "range_text", "shape_of", "shape_text"]
 
 
 def bind_axes(specs: Iterable[TensorSpec], arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, int]:
@@ -105,15 +94,6 @@ def check_values(spec: TensorSpec, array: npt.NDArray[Any]) -> None:
         if outside:
             value = int(bad) if np.issubdtype(array.dtype, np.integer) else f"{float(bad):.6g}"
             raise InputError(f"{spec.name}: {value} is outside {range_text(spec)}")
-
-
-def range_text(spec: TensorSpec) -> str:
-    """Write the declared range of values for people: ``0 … 1000``; empty where it is unbounded on both ends."""
-    if spec.minimum is None and spec.maximum is None:
-        return ""
-    low = "−∞" if spec.minimum is None else f"{spec.minimum:.15g}"
-    high = "∞" if spec.maximum is None else f"{spec.maximum:.15g}"
-    return f"{low} … {high}"
 
 
 def _free_size(axis: Axis, size: int, came: str) -> int:

@@ -13,6 +13,7 @@ import typer
 from dit_deploy.cli._app import app
 from dit_deploy.errors import Cancelled, DitDeployError
 from dit_deploy.extras import extra_of_module, install_command
+from dit_deploy.text import one_line
 
 __all__ = ["main", "run"]
 
@@ -79,15 +80,9 @@ def _message(error: Exception) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
-def one_line(text: str) -> str:
-    """Return ``text`` on one line, with control characters (a file's name may hold some) written out."""
-    joined = " ".join(text.split())
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in joined)
-
-
 def _say(message: str, status: int) -> int:
     try:
-        print(f"dit-deploy: {one_line(message)}", file=sys.stderr, flush=True)
+        print(f"dit-deploy: {one_line(message, limit=None)}", file=sys.stderr, flush=True)
     except (BrokenPipeError, UnicodeEncodeError):
         return status
     return _flushed(status)

@@ -72,7 +72,7 @@ def parity(
         progress=say,
     )
     print_results(found.table())  # ends in the verdict, and where the first excess is
-    typer.echo(str(opened.write_parity("onnx" if engine == "auto" else engine, found.to_dict())))
+    typer.echo(str(opened.write_parity(found.engine, found.to_dict())))
     if report is not None:
         typer.echo(str(write_report(found, report)))
     if not found.passed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dit_deploy.bundle import Bundle, check_values
-from dit_deploy.errors import InputError
 from dit_deploy.parity.components import compare_component, sizes_to_try
 from dit_deploy.parity.limits import limits_for
 from dit_deploy.parity.report import ComponentError, ParityReport
 from dit_deploy.parity.trajectory import Request, compare_run
 from dit_deploy.runtimes.pipeline import Pipeline
 from dit_deploy.runtimes.runner import Runner
+from dit_deploy.sampling import SCHEDULERS, resolve_scheduler
 
 if TYPE_CHECKING:
     from dit_deploy.runtimes.torch import TorchReference
@@ -56,11 +55,12 @@ def parity(
     """Compare an engine of ``bundle`` with ``reference``, the checkpoint that it was made from, in PyTorch.
 
     Compared are every component at several sizes; a generation step by step from the same seed, and its pictures; and,
-    where there is a VAE encoder, an image-to-image generation from the reference's pictures.
+    where there is a VAE encoder, an image-to-image generation from the reference's pictures, unless diffusers' own
+    is known to be wrong for the scheduler (a note says so).
 
     Args:
         engine: as of :class:`~dit_deploy.Pipeline`.
-        precision: whose limits hold; by default the engine's own, of the plain graphs what their weights are stored as.
+        precision: whose limits hold; by default those of what the plain graphs' weights are stored as.
         class_labels: what to draw; by default four classes spread over those that there are.
         num_inference_steps, guidance_scale: the bundle's own by default.
         scheduler: a diffusers scheduler's name or config for both sides. By default each side reads its own, so that
@@ -77,7 +77,7 @@ def parity(
     """
     pipeline = Pipeline(bundle, engine, threads=threads, runners=runners)
     manifest = bundle.manifest
-    limits = limits_for(precision or _precision(bundle, pipeline.engine))
+    limits = limits_for(precision or _precision(bundle))
     advance = _Lines(progress)
     labels = _labels(bundle) if class_labels is None else list(class_labels)
     check_values(manifest.components["denoiser"].input("class_labels"), np.asarray(labels))
@@ -107,7 +107,15 @@ def parity(
     )
     run, sampled = compare_run(pipeline, reference, request, advance)
     runs = [run]
-    if "vae_encoder" in manifest.components and sampled.images is not None:
+    notes = _notes(bundle, reference)
+    sampler = resolve_scheduler(bundle.scheduler_config(), scheduler)["_class_name"]
+    encodes = "vae_encoder" in manifest.components and sampled.images is not None
+    if encodes and not SCHEDULERS[sampler].begins_as_diffusers:
+        notes.append(
+            f"Image-to-image was not compared: diffusers' {sampler} errs where it begins midway, and this bundle's "
+            "sampler does not follow it there."
+        )
+    elif encodes:
         request = Request(**{**vars(request), "image": sampled.images})
         runs.append(compare_run(pipeline, reference, request, advance)[0])
     return ParityReport(
@@ -115,7 +123,8 @@ def parity(
         limits=limits,
         components=components,
         runs=runs,
-        notes=_notes(bundle, reference),
+        notes=notes,
+        engine=pipeline.engine,
     )
 
 
@@ -140,15 +149,9 @@ class _Lines:
         self._what, self._said = what, now
 
 
-def _precision(bundle: Bundle, engine: str) -> str:
-    """Return the precision that an engine was built with; of the plain graphs, what their weights are stored as."""
-    if engine == "onnx":
-        return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[bundle.component("denoiser").weights]
-    record = json.loads((bundle.path / "engines" / engine / "engine.json").read_text(encoding="utf-8"))
-    precision = record.get("precision")
-    if not isinstance(precision, str):
-        raise InputError(f"engine {engine} does not say its precision; give precision=")
-    return precision
+def _precision(bundle: Bundle) -> str:
+    """Return the precision of the plain graphs: what their weights are stored as."""
+    return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[bundle.component("denoiser").weights]
 
 
 def _labels(bundle: Bundle) -> list[int]:

@@ -8,14 +8,15 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from dit_deploy.bundle._files import one_line, replace_file
 from dit_deploy.errors import InputError
+from dit_deploy.files import replace_file
 from dit_deploy.parity.limits import Limits
 from dit_deploy.parity.numerals import decibels, scientific, significant
 from dit_deploy.parity.pictures import amplification, amplified, data_uri
 from dit_deploy.parity.plot import error_plot
 from dit_deploy.parity.report import ComponentError, ParityReport, Run
 from dit_deploy.parity.style import STYLE
+from dit_deploy.text import one_line
 
 __all__ = ["report_page", "write_report"]
 

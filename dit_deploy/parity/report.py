@@ -110,6 +110,7 @@ class ParityReport:
         components: every output at every size.
         runs: generations.
         notes: what the reader should know besides, a sentence each.
+        engine: the name of the engine that ran, under which a bundle keeps the report.
     """
 
     subject: Mapping[str, str]
@@ -117,6 +118,7 @@ class ParityReport:
     components: Sequence[ComponentError]
     runs: Sequence[Run]
     notes: Sequence[str] = ()
+    engine: str = "onnx"
 
     @property
     def passed(self) -> bool:

@@ -14,6 +14,7 @@ from dit_deploy.parity.metrics import largest_difference, psnr, relative_error, 
 from dit_deploy.parity.report import PictureError, Run
 from dit_deploy.runtimes.guided import GuidedDenoiser
 from dit_deploy.runtimes.pipeline import Pipeline
+from dit_deploy.runtimes.plan import timestep_scale
 from dit_deploy.sampling import (
     BASIS,
     Guidance,
@@ -157,7 +158,10 @@ def _first_latents(pipeline: Pipeline, request: Request, shape: tuple[int, ...],
     if request.image is None:
         return np.float32(table.initial_noise_scale) * source.draw(shape)
     images = np.ascontiguousarray(request.image.transpose(0, 3, 1, 2))
-    clean = pipeline.encode(images, shape, source, {})
+    try:
+        clean = pipeline.encode(images, shape[0], source)
+    except BackendError:  # the run has ended for the same reason, which the report gives
+        return np.full(shape, np.nan, np.float32)
     signal, deviation = table.start
     return np.float32(signal) * clean + np.float32(deviation) * source.draw(shape)
 
@@ -185,6 +189,7 @@ def _single_steps(
         guidance,
         shape,
         manifest.latents.patch_size,
+        timestep_scale(_scheduler_config(pipeline, request), manifest.prediction),
     ) as denoiser:
         for row, evaluation in enumerate(evaluations):
             state.reset(evaluation.sample)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from dit_deploy.errors import InputError
+from dit_deploy.text import one_line
 
 __all__ = ["BETAS", "DYNAMIC_THRESHOLDING", "Options", "Request"]
 
@@ -75,7 +76,8 @@ class Options:
 
     def refuse(self, name: str, supported: str) -> NoReturn:
         """Raise the InputError that names an option, its value and what is supported."""
-        raise InputError(f"{self.scheduler}: {name}={self._values[name]!r} is not supported: {supported}")
+        value = one_line(repr(self._values[name]), 120)
+        raise InputError(f"{self.scheduler}: {name}={value} is not supported: {supported}")
 
     def get(self, name: str) -> Any:
         """Return an option as it stands in the config."""

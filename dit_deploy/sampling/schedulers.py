@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -14,6 +14,7 @@ from dit_deploy.errors import InputError
 from dit_deploy.sampling.options import Options, Request
 from dit_deploy.sampling.solvers import ddim, ddpm, dpm_solver, euler, flow_match, heun, lcm, lms, pndm, unipc
 from dit_deploy.sampling.table import SolverTable
+from dit_deploy.text import one_line
 
 __all__ = ["SCHEDULERS", "Solver", "image_to_image_begin", "resolve_scheduler", "solver_table"]
 
@@ -29,6 +30,8 @@ class Solver:
             of the other classes, which do nothing.
         takes: the arguments of :func:`solver_table` that it has a use for.
         leaking: options of other classes that this class reads nevertheless where a config carries them.
+        begins_as_diffusers: whether a table with ``begin`` > 0 is what diffusers' image-to-image does; two classes
+            of diffusers err there (see their builders).
     """
 
     options: Mapping[str, Any]
@@ -36,6 +39,7 @@ class Solver:
     compatible: bool = True
     takes: tuple[str, ...] = ()
     leaking: tuple[str, ...] = field(default=())
+    begins_as_diffusers: bool = True
 
 
 _ENDS = ("sigma_min", "sigma_max")
@@ -49,9 +53,9 @@ SCHEDULERS: dict[str, Solver] = {
     "EulerDiscreteScheduler": Solver(euler.OPTIONS, euler.build),
     "EulerAncestralDiscreteScheduler": Solver(euler.ANCESTRAL_OPTIONS, euler.build_ancestral),
     "HeunDiscreteScheduler": Solver(heun.OPTIONS, heun.build, leaking=_ENDS),
-    "LMSDiscreteScheduler": Solver(lms.OPTIONS, lms.build, leaking=_ENDS),
+    "LMSDiscreteScheduler": Solver(lms.OPTIONS, lms.build, leaking=_ENDS, begins_as_diffusers=False),
     "LCMScheduler": Solver(lcm.OPTIONS, lcm.build, compatible=False),
-    "PNDMScheduler": Solver(pndm.OPTIONS, pndm.build),
+    "PNDMScheduler": Solver(pndm.OPTIONS, pndm.build, begins_as_diffusers=False),
     "FlowMatchEulerDiscreteScheduler": Solver(
         flow_match.OPTIONS, flow_match.build, compatible=False, takes=("sigmas", "mu"), leaking=_ENDS
     ),
@@ -173,7 +177,7 @@ def resolve_scheduler(base_config: Mapping[str, Any], name_or_config: str | Mapp
         )
     solver, base = SCHEDULERS[target], SCHEDULERS[_class_name(base_config)]
     dropped = {*base.options, *_carried()} - {*solver.options, *solver.leaking}
-    dropped.update(base_config.get("_use_default_values", ()))
+    dropped.update(_default_names(base_config))
     options = {key: value for key, value in base_config.items() if not key.startswith("_") and key not in dropped}
     return {"_class_name": target, **options, **_SHORT_NAME_OPTIONS.get(name_or_config, {})}
 
@@ -202,6 +206,14 @@ def _class_name(config: Mapping[str, Any]) -> str:
     if not isinstance(name, str) or name not in SCHEDULERS:
         raise InputError(f"scheduler config: _class_name={name!r} is not supported; supported: {', '.join(SCHEDULERS)}")
     return name
+
+
+def _default_names(config: Mapping[str, Any]) -> Collection[str]:
+    names = config.get("_use_default_values", ())
+    if not isinstance(names, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in names):
+        came = one_line(repr(names), 120)
+        raise InputError(f"scheduler config: _use_default_values={came} came, a list of options' names was expected")
+    return names
 
 
 def _number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:

@@ -37,9 +37,7 @@ def betas(options: Options, schedules: tuple[str, ...] = ()) -> Singles:
     trained = options.get("trained_betas")
     values: Singles
     if trained is not None:
-        values = np.asarray(trained, np.float32)
-        if values.shape != (count,):
-            options.refuse("trained_betas", f"a list of num_train_timesteps = {count} numbers")
+        values = _trained(trained, count, options)
     elif schedule == "linear":
         values = _linspace(low, high, count)
     elif schedule == "scaled_linear":
@@ -122,6 +120,19 @@ def check_steps(options: Options, steps: int) -> None:
     count = options.integer("num_train_timesteps", 1)
     if steps > count:
         raise InputError(f"num_inference_steps: {steps} came, at most num_train_timesteps = {count} can be run")
+
+
+def _trained(trained: object, count: int, options: Options) -> Singles:
+    """Return ``trained_betas`` as an array; refuse what is no list of ``count`` numbers of 0 to 1."""
+    listed = trained.tolist() if isinstance(trained, np.ndarray) else trained
+    if isinstance(listed, (list, tuple)) and len(listed) == count and all(map(_is_beta, listed)):
+        return np.asarray(listed, np.float32)
+    options.refuse("trained_betas", f"a list of num_train_timesteps = {count} numbers of 0 to 1")
+
+
+def _is_beta(value: object) -> bool:
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return number and bool(0 <= value <= 1)  # type: ignore[operator]
 
 
 def _linspace(low: float, high: float, count: int) -> Singles:

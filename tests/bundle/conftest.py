@@ -49,7 +49,7 @@ FIELDS: dict[str, Any] = {
         "vae_decoder": Component(
             path="vae_decoder/model.onnx",
             inputs=(TensorSpec(name="latents", dtype="float32", axes=(BATCH, 4, HEIGHT, WIDTH)),),
-            outputs=(TensorSpec(name="image", dtype="float32", axes=IMAGE, minimum=-1, maximum=1),),
+            outputs=(TensorSpec(name="images", dtype="float32", axes=IMAGE, minimum=-1, maximum=1),),
         ),
     },
     "prediction": Prediction(type="epsilon"),

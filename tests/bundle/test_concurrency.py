@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_deploy.bundle import Bundle, BundleWriter, _replace
+from dit_deploy.bundle import Bundle, BundleWriter, _replace, _writer
 from dit_deploy.errors import BundleError
 
 from .conftest import FIELDS, fill, make
@@ -199,3 +199,51 @@ def test_many_writers_and_readers_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(opened) > 1
     assert os.listdir(tmp_path) == ["tiny"]
     assert Bundle.open(target).verify() == []
+
+
+def test_a_target_moved_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another writer moves the older bundle aside, and its own in, between two looks of the check."""
+    target, looks = tmp_path / "tiny", []
+    make(target)
+    make(tmp_path / "newer")
+    look = _writer._is_bundle
+
+    def moved(folder: Path) -> bool:
+        looks.append(folder)
+        if len(looks) > 1:
+            return look(folder)
+        target.rename(tmp_path / "aside")
+        found = look(folder)
+        (tmp_path / "newer").rename(target)
+        return found
+
+    monkeypatch.setattr(_writer, "_is_bundle", moved)
+    assert make(target, overwrite=True, family="sit").verify() == []
+    assert sorted(os.listdir(tmp_path)) == ["aside", "tiny"]
+
+
+@pytest.mark.parametrize("step", ["place", "exchange"])
+def test_another_writer_is_first_between_two_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Without ``renameat2``: the name is free when it is looked at, and taken when it is renamed to."""
+    target, newer = tmp_path / "tiny", tmp_path / "newer"
+    make(newer, family="newer")
+    if step == "exchange":
+        make(target)
+
+    def absent(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    rename = os.rename
+
+    def raced(source: Path, to: Path) -> None:
+        if to == target and newer.exists():
+            rename(newer, target)
+        rename(source, to)
+
+    monkeypatch.setattr(_replace, "_renameat2", absent)
+    monkeypatch.setattr(os, "rename", raced)
+    assert make(target, overwrite=True, family="sit").verify() == []
+    assert os.listdir(tmp_path) == ["tiny"]
+    assert Bundle.open(target).manifest.family == "sit"

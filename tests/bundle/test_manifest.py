@@ -14,7 +14,7 @@ from dit_deploy.bundle import Axis, Bundle, FileRecord, Guidance, Manifest, Pred
 from dit_deploy.bundle.manifest import check_relative_path
 from dit_deploy.bundle.schema import PATH, schema_text
 
-from .conftest import FIELDS
+from .conftest import BATCH, FIELDS, HEIGHT, WIDTH
 
 RECORD = FileRecord(size=1, sha256="0" * 64)
 FILES = dict.fromkeys(("denoiser/model.onnx", "vae_decoder/model.onnx", "scheduler/scheduler_config.json"), RECORD)
@@ -58,6 +58,21 @@ def _with_denoiser(**changes: Any) -> dict[str, Any]:
     components = dict(FIELDS["components"])
     components["denoiser"] = components["denoiser"].model_copy(update=changes)
     return {"components": {name: component.model_dump() for name, component in components.items()}}
+
+
+def _axes(spec: TensorSpec, *axes: int | Axis) -> TensorSpec:
+    return spec.model_copy(update={"axes": axes})
+
+
+def _with_autoencoder(name: str, **changes: Any) -> dict[str, Any]:
+    """The tiny decoder with changes, under its own name, or turned around as the encoder."""
+    components = dict(FIELDS["components"])
+    decoder = components.pop("vae_decoder")
+    if name == "vae_encoder":
+        mean = decoder.inputs[0].model_copy(update={"name": "mean"})
+        decoder = decoder.model_copy(update={"inputs": decoder.outputs, "outputs": (mean,)})
+    components[name] = decoder.model_copy(update=changes)
+    return {"components": {key: component.model_dump() for key, component in components.items()}}
 
 
 LATENTS, TIMESTEP, LABELS = FIELDS["components"]["denoiser"].inputs
@@ -112,3 +127,87 @@ def test_schema_takes_a_real_manifest_and_refuses_changes(bundle: Bundle) -> Non
     assert not validator.is_valid({**document, "version": 2})
     assert not validator.is_valid({**document, "surprise": 1})
     assert not validator.is_valid({key: value for key, value in document.items() if key != "files"})
+
+
+PATCHED = (Axis(name="patch_height", multiple=2), Axis(name="patch_width", multiple=2))
+SMALL, IMAGES = FIELDS["components"]["vae_decoder"].inputs[0], FIELDS["components"]["vae_decoder"].outputs[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (17.5, "17.5 came, expected an integer, as the input is int64"),
+        (1001, "1001 came, expected a value of the input's 0 … 1000"),
+        (-1, "-1 came"),
+    ],
+)
+def test_unconditional_values_are_ones_that_the_input_takes(value: float, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        manifest(guidance=Guidance(kind="classifier_free", unconditional={"class_labels": value}))
+
+
+def test_guidance_needs_a_condition() -> None:
+    with pytest.raises(ValidationError, match=r"unconditional is empty.*\['class_labels'\]"):
+        manifest(guidance=Guidance(kind="classifier_free"))
+    with pytest.raises(ValidationError, match=r"names no condition of the denoiser: \['timestep'\]"):
+        manifest(guidance=Guidance(unconditional={"timestep": 0}))
+    assert manifest(guidance=Guidance()).guidance.kind == "none"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        ((_axes(LATENTS, BATCH, 4, Axis(name="patch_height", multiple=4), PATCHED[1]), TIMESTEP, LABELS), None,
+         r"latents has \[batch, 4, 4·patch_height, 2·patch_width\], expected \[batch, channels, 2·patch_height"),
+        ((_axes(LATENTS, BATCH, 4, PATCHED[1], PATCHED[0]), TIMESTEP, LABELS), None, "2·patch_width, 2·patch_height"),
+        ((_axes(LATENTS, BATCH, 4, 8, 8), TIMESTEP, LABELS), None, r"has \[batch, 4, 8, 8\]"),
+        ((LATENTS, _axes(TIMESTEP, 1), LABELS), None, r"timestep has \[1\], expected batch as the first axis"),
+        ((LATENTS, TIMESTEP, _axes(LABELS)), None, r"class_labels has \[\], expected batch"),
+        (None, (_axes(LATENTS, BATCH, 3, *PATCHED),), "expected the axes of latents"),
+    ],
+)  # fmt: skip
+def test_denoisers_that_no_runtime_can_feed(
+    inputs: tuple[TensorSpec, ...] | None, outputs: tuple[TensorSpec, ...] | None, message: str
+) -> None:
+    changes: dict[str, Any] = {} if inputs is None else {"inputs": inputs}
+    spatial = (inputs or (LATENTS,))[0]
+    made = outputs or (spatial,)
+    changes["outputs"] = tuple(spec.model_copy(update={"name": "prediction"}) for spec in made)
+    with pytest.raises(ValidationError, match=message):
+        manifest(**_with_denoiser(**changes))
+
+
+def test_a_variance_has_the_axes_of_the_latents() -> None:
+    prediction = LATENTS.model_copy(update={"name": "prediction"})
+    variance = _axes(LATENTS, BATCH, 1, *PATCHED).model_copy(update={"name": "variance"})
+    with pytest.raises(ValidationError, match=r"variance has .* expected the axes of latents"):
+        manifest(
+            **_with_denoiser(outputs=(prediction, variance)),
+            prediction=Prediction(type="epsilon", learned_range_variance=True),
+        )
+
+
+def test_five_axes_pass() -> None:
+    video = _axes(LATENTS, BATCH, 4, Axis(name="frames"), *PATCHED)
+    prediction = video.model_copy(update={"name": "prediction"})
+    manifest(**_with_denoiser(inputs=(video, TIMESTEP, LABELS), outputs=(prediction,)))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("vae_decoder", {"outputs": (IMAGES.model_copy(update={"name": "image"}),)}, r"gives \['image'\], expected"),
+        ("vae_encoder", {"outputs": (SMALL,)}, r"gives \['latents'\], expected 'images' and 'mean'"),
+        ("vae_decoder", {"outputs": (_axes(IMAGES, BATCH, 3, HEIGHT, WIDTH),)}, "expected .*8·latent_height"),
+        ("vae_encoder", {"inputs": (_axes(IMAGES, BATCH, 3, HEIGHT, WIDTH),)}, "expected .*8·latent_height"),
+        ("vae_decoder", {"inputs": (_axes(SMALL, BATCH, 16, HEIGHT, WIDTH),)}, "expected 4 channels"),
+        ("vae_decoder", {"inputs": (_axes(SMALL, BATCH, 4, WIDTH, HEIGHT),)}, "latent_height, latent_width"),
+    ],
+)
+def test_autoencoders_that_do_not_fit(name: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        manifest(**_with_autoencoder(name, **changes))
+
+
+def test_an_encoder_passes() -> None:
+    assert "vae_encoder" in manifest(**_with_autoencoder("vae_encoder")).components

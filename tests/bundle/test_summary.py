@@ -18,7 +18,7 @@ def test_summary_is_json_and_complete(bundle: Bundle) -> None:
     denoiser = facts["components"]["denoiser"]
     assert denoiser["inputs"][0] == "latents float32 [batch, 4, 2·patch_height, 2·patch_width]"
     assert facts["components"]["vae_decoder"]["outputs"] == [
-        "image float32 [batch, 3, 8·latent_height, 8·latent_width], -1 … 1"
+        "images float32 [batch, 3, 8·latent_height, 8·latent_width], -1 … 1"
     ]
     files = bundle.manifest.files
     assert denoiser["size"] == files["denoiser/model.onnx"].size + files["denoiser/model.onnx.data"].size

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from dit_deploy.bundle import Bundle, Problem
+from dit_deploy.errors import BundleError
 
 
 def test_each_kind_of_problem(bundle: Bundle) -> None:
@@ -62,3 +64,29 @@ def test_the_manifest_itself_is_watched(bundle: Bundle, name: str) -> None:
     assert bundle.verify() == [Problem(name, "missing")]
     os.mkfifo(path)
     assert [problem.kind for problem in bundle.verify()] == ["unreadable"]
+
+
+def test_a_bundle_that_does_not_open_is_verified(bundle: Bundle, tmp_path: Path) -> None:
+    root = bundle.path
+    (root / "denoiser/model.onnx.data").write_bytes(b"short")
+    (root / "scheduler/scheduler_config.json").unlink()
+    (root / "engines").symlink_to(tmp_path)
+    manifest = root / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"epsilon"', '"sample"'))
+    with pytest.raises(BundleError):
+        Bundle.open(root)
+    problems = Bundle.open(root, check_files=False).verify()
+    assert {problem.path: problem.kind for problem in problems} == {
+        "manifest.json": "altered",
+        "denoiser/model.onnx.data": "size",
+        "scheduler/scheduler_config.json": "missing",
+        "engines": "unsafe",
+    }
+    assert f"engines is unsafe: a link that leaves the bundle, to {tmp_path}" in map(str, problems)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 80, b"0" * 64])
+def test_a_digest_that_is_none(bundle: Bundle, data: bytes) -> None:
+    (bundle.path / "manifest.json.sha256").write_bytes(data)
+    problems = Bundle.open(bundle.path, check_files=False).verify()
+    assert [(problem.path, problem.kind) for problem in problems] == [("manifest.json.sha256", "altered")]

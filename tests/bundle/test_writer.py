@@ -96,7 +96,9 @@ def test_what_stands_in_the_way_is_never_touched(tmp_path: Path) -> None:
 def test_a_bundle_is_replaced_only_when_asked(tmp_path: Path, bundle: Bundle, renames: str) -> None:
     bundle.write_parity("old", {})
     before = tree(tmp_path)
-    with pytest.raises(BundleError, match="exists already; give another path, or overwrite it"):
+    with pytest.raises(
+        BundleError, match=r"exists already; give another path, or overwrite it \(overwrite=True, or --overwrite\)"
+    ):
         make(bundle.path)
     assert tree(tmp_path) == before
     new = make(bundle.path, overwrite=True, family="sit")

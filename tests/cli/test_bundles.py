@@ -61,6 +61,21 @@ def test_a_truncated_file(cli: Command, tiny_bundle: Path, tmp_path: Path) -> No
     assert not (tmp_path / "a.png").exists()
 
 
+def test_verify_goes_on_after_the_first_problem(cli: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = copy_bundle(tiny_bundle, tmp_path / "b")
+    (bundle / "vae_encoder/model.onnx").unlink()
+    data = bundle / "vae_decoder/model.onnx"
+    data.write_bytes(data.read_bytes()[:-5])
+    (bundle / "parity").symlink_to(tmp_path)
+    result = cli("verify", bundle)
+    assert (result.status, result.err) == (1, "")
+    assert sorted(line.split(" ")[0] for line in result.out.splitlines()) == [
+        "parity",
+        "vae_decoder/model.onnx",
+        "vae_encoder/model.onnx",
+    ]
+
+
 @pytest.mark.parametrize("name", ["verify", "inspect"])
 def test_a_newer_manifest(cli: Command, tiny_bundle: Path, tmp_path: Path, name: str) -> None:
     bundle = copy_bundle(tiny_bundle, tmp_path / "b")

@@ -157,6 +157,18 @@ def test_other_schedulers(bundle: Bundle, reference: TorchReference, scheduler: 
     assert [run.steps for run in report.runs] == [STEPS, 2]
 
 
+@pytest.mark.parametrize("scheduler", ["lms", "pndm"])
+def test_where_diffusers_begins_wrong_image_to_image_is_left_out(
+    bundle: Bundle, reference: TorchReference, scheduler: str
+) -> None:
+    report = check(bundle, reference, scheduler=scheduler)
+    assert report.first_excess is None
+    assert [run.name for run in report.runs] == ["generation"]
+    (note,) = report.notes
+    assert "Image-to-image was not compared" in note
+    assert report.engine == "onnx"
+
+
 def test_bad_arguments(bundle: Bundle, reference: TorchReference) -> None:
     with pytest.raises(InputError, match="precision: 'fp17' came; limits are set for fp32, fp16, bf16, int8"):
         check(bundle, reference, precision="fp17")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ from diffusers import DiTPipeline
 from PIL import Image
 
 from dit_deploy import Bundle, Pipeline
-from dit_deploy.errors import Cancelled, InputError
+from dit_deploy.errors import BackendError, Cancelled, InputError
+from dit_deploy.sampling import NoiseSource
 from dit_deploy.sampling import noise as seeded_noise
 
 
@@ -146,11 +148,12 @@ def test_guidance_options_change_the_picture_and_only_where_they_should(pipe: Pi
 
 def test_image_to_image_keeps_more_at_less_strength(pipe: Pipeline) -> None:
     picture = Image.fromarray(np.tile(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], (64, 1, 3)))
-    encoded = pipe(class_labels=1, num_inference_steps=20, seed=0, image=picture, strength=0.05).latents
+    pixels = np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / 255
+    original = pipe.encode(pixels, 1, NoiseSource(0))
+    near = pipe(class_labels=1, num_inference_steps=20, seed=0, image=picture, strength=0.05).latents
     far = pipe(class_labels=1, num_inference_steps=20, seed=0, image=picture, strength=1.0).latents
-    alone = pipe(class_labels=1, num_inference_steps=20, seed=0).latents
-    assert np.abs(encoded - far).mean() > 0.1
-    assert encoded.shape == alone.shape
+    assert near.shape == far.shape == original.shape
+    assert np.abs(near - original).mean() < 0.5 * np.abs(far - original).mean()
     several = pipe(class_labels=[1, 2], num_inference_steps=4, seed=0, image=[picture, picture], strength=0.5)
     assert len(several.images) == 2
 
@@ -201,8 +204,6 @@ def test_buffers_are_bound_once_and_reused(pipe: Pipeline, monkeypatch: pytest.M
 
 
 def test_a_bundle_without_a_vae_gives_latents(tiny_source: Path, tmp_path: Path) -> None:
-    import shutil
-
     from dit_deploy.exporters import export
 
     shutil.copytree(tiny_source / "transformer", tmp_path / "alone")
@@ -212,10 +213,11 @@ def test_a_bundle_without_a_vae_gives_latents(tiny_source: Path, tmp_path: Path)
         pipe(class_labels=1, num_inference_steps=2)
 
 
+PICTURE = Image.new("RGB", (64, 64))
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"height": 40}, r"height: 40 came, expected a multiple of 16 pixels; the nearest is 32|nearest is 48"),
     ({"width": 0}, "width: 0 came, expected a multiple of 16"),
-    ({"height": "64"}, "height: 64 came"),
+    ({"height": "64"}, "height: '64' came"),
     ({"class_labels": 18}, "class_labels: 18 is outside 0 … 17"),
     ({"class_labels": -1}, "class_labels: -1 is outside 0 … 17"),
     ({"class_labels": []}, "class_labels: "),
@@ -227,6 +229,17 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"guidance_scale": math.inf}, "scale"),
     ({"seed": -1}, "seed"),
     ({"seed": [1, 2]}, "2 seeds came for 1 pictures"),
+    ({"seed": 1.5}, "seed: 1.5 came"),
+    ({"seed": [1.9]}, "seed: 1.9 came"),
+    ({"seed": [True]}, "seed: True came"),
+    ({"seed": True}, "seed: True came"),
+    ({"seed": "12", "class_labels": [1, 2]}, "seed: '12' came"),
+    ({"seed": b"12", "class_labels": [1, 2]}, "seed: b'12' came"),
+    ({"seed": np.array(3)}, "seed: array"),
+    ({"class_labels": [[1], [2, 3]]}, r"class_labels: \[\[1\], \[2, 3\]\] came, expected an integer"),
+    ({"class_labels": True}, "class_labels: True came"),
+    ({"class_labels": [True, 2]}, r"class_labels: \[True, 2\] came"),
+    ({"class_labels": "3"}, "class_labels: '3' came"),
     ({"noise": np.zeros((1, 6, 16, 16))}, "noise: float64"),
     ({"noise": np.zeros((1, 6, 16, 8), np.float32)}, r"noise: float32\[1, 6, 16, 8\] came"),
     ({"noise": np.full((1, 6, 16, 16), np.nan, np.float32)}, "noise: holds NaN"),
@@ -235,7 +248,20 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"image": np.zeros((64, 64, 4), np.uint8)}, r"image: shape \(1, 64, 64, 4\) came"),
     ({"image": np.full((64, 64, 3), 7.0)}, "values 7 … 7 came, expected 0 … 1"),
     ({"image": "nowhere.png"}, "image: nowhere.png does not exist"),
+    ({"image": PICTURE, "height": -16}, "height: -16 came, expected a multiple of 16"),
+    ({"image": PICTURE, "height": "64"}, "height: '64' came"),
+    ({"image": PICTURE, "width": 64.0}, "width: 64.0 came"),
+    ({"image": 5}, "image: 5 came, expected a path"),
+    ({"image": [5]}, "image: 5 came, expected a path"),
+    ({"image": [np.zeros((64, 64, 3), np.uint8)]}, "image: ndarray came, .*stack arrays"),
+    ({"image": np.zeros((0, 0, 3), np.uint8)}, r"image: shape \(1, 0, 0, 3\) came"),
+    ({"image": Image.new("RGB", (0, 5)), "height": 64, "width": 64}, "has 0×5 pixels"),
     ({"scheduler": "magic"}, "magic"),
+    (
+        {"scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}},
+        "takes the model's output for v_prediction, but this bundle's denoiser predicts epsilon",
+    ),
+    ({"scheduler": "flow-euler"}, "output for flow_prediction, but this bundle's denoiser predicts epsilon"),
     ({"output_type": "jpeg"}, "output_type: 'jpeg' came"),
     ({"scheduler": {"_class_name": "DDPMScheduler", "variance_type": "learned"}}, "learned"),
 ]
@@ -259,25 +285,49 @@ def test_an_unknown_engine_names_those_there_are(tiny_bundle: Path) -> None:
         Pipeline(Bundle.open(tiny_bundle), engine="fast")
 
 
-def test_nan_is_an_error_and_never_a_picture(pipe: Pipeline) -> None:
-    from dit_deploy.errors import BackendError
+def test_a_built_engine_is_there_but_not_run(tiny_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "built")
+    (tmp_path / "built" / "engines" / "fast").mkdir(parents=True)
+    (tmp_path / "built" / "engines" / "fast" / "engine.json").write_text("{}")
+    with pytest.raises(InputError, match="'fast' is in this bundle, but this version runs the plain graphs only"):
+        Pipeline(Bundle.open(tmp_path / "built"), engine="fast")
 
-    class Broken:
-        component = pipe.bundle.component("denoiser")
 
-        def bind(self, sizes: Any) -> Any:
-            binding = pipe.pool("denoiser").runner.bind(sizes)
-            run: Callable[[], None] = binding.run
+def test_a_whole_config_without_a_prediction_type_means_epsilon(pipe: Pipeline) -> None:
+    assert pipe(class_labels=1, num_inference_steps=2, scheduler={"_class_name": "DDIMScheduler"}).images
 
-            class Poisoned:
-                inputs, outputs = binding.inputs, binding.outputs
 
-                def run(self) -> None:
-                    run()
-                    self.outputs["prediction"][0, 0, 0, 0] = np.nan
+class Poisoned:
+    """A component that computes what the pipeline's own does, with one NaN in the output ``name``."""
 
-            return Poisoned()
+    def __init__(self, pipe: Pipeline, component: str, name: str) -> None:
+        self.component = pipe.bundle.component(component)
+        self._bind, self._name = pipe.pool(component).runner.bind, name
 
-    broken = Pipeline(pipe.bundle, runners={"denoiser": Broken()})
-    with pytest.raises(BackendError, match="NaN or infinite values after step 1 of 3"):
-        broken(class_labels=1, num_inference_steps=3)
+    def bind(self, sizes: Any) -> Any:
+        binding, name = self._bind(sizes), self._name
+        run: Callable[[], None] = binding.run
+
+        class Binding:
+            inputs, outputs = binding.inputs, binding.outputs
+
+            def run(self) -> None:
+                run()
+                self.outputs[name][0, 0, 0, 0] = np.nan
+
+        return Binding()
+
+
+@pytest.mark.parametrize(
+    ("component", "output", "message"),
+    [
+        ("denoiser", "prediction", "the latents hold NaN or infinite values after step 1 of 3"),
+        ("vae_decoder", "images", "the VAE decoder's pictures hold NaN or infinite values"),
+        ("vae_encoder", "mean", "the VAE encoder's mean holds NaN or infinite values"),
+        ("vae_encoder", "std", "the VAE encoder's std holds NaN or infinite values"),
+    ],
+)
+def test_nan_is_an_error_and_never_a_picture(pipe: Pipeline, component: str, output: str, message: str) -> None:
+    broken = Pipeline(pipe.bundle, runners={component: Poisoned(pipe, component, output)})
+    with pytest.raises(BackendError, match=message):
+        broken(class_labels=1, num_inference_steps=3, seed=0, image=PICTURE, strength=1.0)

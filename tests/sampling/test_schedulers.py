@@ -122,6 +122,12 @@ def test_an_unknown_scheduler_lists_the_known(name: Any) -> None:
         resolve_scheduler(DIT, name)
 
 
+@pytest.mark.parametrize("names", [5, None, "clip_sample", [["clip_sample"]]])
+def test_default_names_that_are_none(names: Any) -> None:
+    with pytest.raises(InputError, match=r"_use_default_values=.* came, a list of options' names was expected"):
+        resolve_scheduler({**DIT, "_use_default_values": names}, "euler")
+
+
 @pytest.mark.parametrize("config", [{}, {"_class_name": "KDPM2DiscreteScheduler"}, {"_class_name": ["DDIMScheduler"]}])
 def test_an_unknown_class_lists_the_known(config: dict[str, Any]) -> None:
     for call in (

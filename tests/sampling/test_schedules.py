@@ -90,6 +90,18 @@ def test_the_beta_quantile_is_scipys(a: float, b: float) -> None:
     [
         ({"beta_schedule": "cubic"}, "beta_schedule='cubic' is not supported: one of linear, scaled_linear"),
         ({"trained_betas": [0.1, 0.2]}, r"trained_betas=\[0.1, 0.2\] is not supported: a list of num_train_timesteps"),
+        (
+            {"trained_betas": ["a", "b", "c", "d"], "num_train_timesteps": 4},
+            "a list of num_train_timesteps = 4 numbers of 0 to 1",
+        ),
+        (
+            {"trained_betas": [[0.1], [0.1, 0.2], 0.1, 0.1], "num_train_timesteps": 4},
+            "a list of num_train_timesteps = 4",
+        ),
+        ({"trained_betas": [0.1, 0.1, 0.1, -2.0], "num_train_timesteps": 4}, "numbers of 0 to 1"),
+        ({"trained_betas": [0.1, 0.1, 0.1, 1.5], "num_train_timesteps": 4}, "numbers of 0 to 1"),
+        ({"trained_betas": [0.1, 0.1, 0.1, float("nan")], "num_train_timesteps": 4}, "numbers of 0 to 1"),
+        ({"trained_betas": "abcd", "num_train_timesteps": 4}, "trained_betas='abcd'"),
         ({"num_train_timesteps": 0}, "num_train_timesteps=0"),
         ({"num_train_timesteps": 10.5}, "num_train_timesteps=10.5"),
         ({"beta_start": -0.1}, "beta_start=-0.1"),

@@ -1,0 +1,125 @@
+"""Hold the parts of a manifest against the signatures that every runtime relies on.
+
+Axes of height and width are looked at where a tensor has four axes; videos have five.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._text import range_text, shape_text
+
+if TYPE_CHECKING:
+    from .manifest import Component, Guidance, Latents, Prediction, TensorSpec
+
+__all__ = ["check_decoder", "check_denoiser", "check_encoder", "check_guidance"]
+
+_INTEGERS = ("int64", "int32")
+
+
+def check_denoiser(denoiser: Component, latents: Latents, prediction: Prediction) -> None:
+    """Raise ``ValueError`` where the denoiser is not one that a runtime can feed."""
+    inputs = {tensor.name: tensor for tensor in denoiser.inputs}
+    outputs = {tensor.name: tensor for tensor in denoiser.outputs}
+    if missing := ({"latents", "timestep"} - set(inputs)) | ({"prediction"} - set(outputs)):
+        raise ValueError(f"the denoiser lacks {sorted(missing)} among its inputs and outputs")
+    axes = inputs["latents"].axes
+    if len(axes) not in (4, 5) or axes[1] != latents.channels:
+        raise ValueError(f"the denoiser's latents have no [batch, {latents.channels}, …, height, width]")
+    if prediction.learned_range_variance != ("variance" in outputs):
+        raise ValueError("learned_range_variance and the denoiser's output variance go together")
+    for tensor in denoiser.inputs:
+        _begins_with_batch("the denoiser's", tensor)
+    _names_sizes("the denoiser's", inputs["latents"], "patch", latents.patch_size)
+    for name in ("prediction", "variance"):
+        if name in outputs:
+            _same_axes("the denoiser's", outputs[name], inputs["latents"])
+
+
+def check_guidance(guidance: Guidance, denoiser: Component, latents: Latents) -> None:
+    """Raise ``ValueError`` where the denoiser cannot be guided as ``guidance`` says."""
+    inputs = {tensor.name: tensor for tensor in denoiser.inputs if tensor.name not in ("latents", "timestep")}
+    if unknown := set(guidance.unconditional) - set(inputs):
+        raise ValueError(f"guidance.unconditional names no condition of the denoiser: {sorted(unknown)}")
+    if guidance.kind == "classifier_free" and not guidance.unconditional:
+        raise ValueError(
+            "guidance.unconditional is empty, classifier_free needs the value of a condition there; "
+            f"the denoiser's conditions: {sorted(inputs)}"
+        )
+    for name, value in guidance.unconditional.items():
+        _takes_value(inputs[name], value)
+    if guidance.channels is not None and guidance.channels > latents.channels:
+        raise ValueError(f"guidance.channels {guidance.channels} exceeds {latents.channels} channels")
+
+
+def check_encoder(encoder: Component, latents: Latents) -> None:
+    """Raise ``ValueError`` where the VAE encoder does not turn ``images`` into ``mean``."""
+    images, mean = _pair("vae_encoder", encoder, "images", "mean")
+    _check_autoencoder("the vae_encoder's", images, mean, latents)
+    for tensor in encoder.outputs:
+        if tensor.name == "std":
+            _same_axes("the vae_encoder's", tensor, mean)
+
+
+def check_decoder(decoder: Component, latents: Latents) -> None:
+    """Raise ``ValueError`` where the VAE decoder does not turn ``latents`` into ``images``."""
+    small, images = _pair("vae_decoder", decoder, "latents", "images")
+    _check_autoencoder("the vae_decoder's", images, small, latents)
+
+
+def _pair(name: str, component: Component, given: str, made: str) -> tuple[TensorSpec, TensorSpec]:
+    inputs = {tensor.name: tensor for tensor in component.inputs}
+    outputs = {tensor.name: tensor for tensor in component.outputs}
+    if given not in inputs or made not in outputs:
+        raise ValueError(
+            f"the {name} takes {sorted(inputs)} and gives {sorted(outputs)}, expected {given!r} and {made!r} among them"
+        )
+    return inputs[given], outputs[made]
+
+
+def _check_autoencoder(whose: str, images: TensorSpec, small: TensorSpec, latents: Latents) -> None:
+    _begins_with_batch(whose, images)
+    _begins_with_batch(whose, small)
+    _names_sizes(whose, images, "latent", latents.spatial_compression)
+    _names_sizes(whose, small, "latent", 1)
+    if len(small.axes) == 4 and small.axes[1] != latents.channels:
+        raise ValueError(f"{whose} {small.name} has {shape_text(small)}, expected {latents.channels} channels")
+
+
+def _names_sizes(whose: str, tensor: TensorSpec, unit: str, multiple: int) -> None:
+    """Require the last two of four axes to be ``multiple`` × ``UNIT_height`` and ``UNIT_width``."""
+    expected = [(f"{unit}_height", multiple), (f"{unit}_width", multiple)]
+    if len(tensor.axes) == 5:
+        return
+    found = [(axis.name, axis.multiple) for axis in tensor.axes[2:] if not isinstance(axis, int)]
+    if len(tensor.axes) != 4 or found != expected:
+        times = "" if multiple == 1 else f"{multiple}·"
+        raise ValueError(
+            f"{whose} {tensor.name} has {shape_text(tensor)}, "
+            f"expected [batch, channels, {times}{unit}_height, {times}{unit}_width]"
+        )
+
+
+def _begins_with_batch(whose: str, tensor: TensorSpec) -> None:
+    first = tensor.axes[0] if tensor.axes else 0
+    if isinstance(first, int) or (first.name, first.multiple) != ("batch", 1):
+        raise ValueError(f"{whose} {tensor.name} has {shape_text(tensor)}, expected batch as the first axis")
+
+
+def _same_axes(whose: str, tensor: TensorSpec, like: TensorSpec) -> None:
+    if tensor.axes != like.axes:
+        raise ValueError(
+            f"{whose} {tensor.name} has {shape_text(tensor)}, expected the axes of {like.name}: {shape_text(like)}"
+        )
+
+
+def _takes_value(tensor: TensorSpec, value: float) -> None:
+    said = f"guidance.unconditional.{tensor.name}: {value} came, expected"
+    if tensor.dtype in _INTEGERS and not isinstance(value, int):
+        raise ValueError(f"{said} an integer, as the input is {tensor.dtype}")
+    if tensor.dtype == "bool" and value not in (0, 1):
+        raise ValueError(f"{said} 0 or 1, as the input is bool")
+    if (tensor.minimum is not None and value < tensor.minimum) or (
+        tensor.maximum is not None and value > tensor.maximum
+    ):
+        raise ValueError(f"{said} a value of the input's {range_text(tensor)}")

@@ -1,0 +1,117 @@
+"""What a caller gives besides pictures, checked before anything runs: sizes, conditions, seeds, noise."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dit_deploy.bundle import Component, Latents, check_values
+from dit_deploy.errors import InputError
+from dit_deploy.sampling import NoiseSource
+
+__all__ = ["check_sizes", "first_noise", "latents_shape", "nearest", "read_conditions", "read_seed", "shown"]
+
+Floats = NDArray[np.float32]
+
+
+def shown(value: object, limit: int = 100) -> str:
+    """Return ``repr(value)`` on one line and cut, for a message."""
+    line = " ".join(repr(value).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def nearest(size: int, multiple: int) -> int:
+    """Return the multiple of ``multiple`` that is nearest to ``size``, and at least one of it."""
+    return max(1, round(size / multiple)) * multiple
+
+
+def check_sizes(multiple: int, **sizes: object) -> None:
+    """Check sizes in pixels, by name: ``None``, or a whole positive multiple of ``multiple``.
+
+    Raises:
+        InputError: one is something else; the message names the nearest size that would do.
+    """
+    for name, size in sizes.items():
+        if size is None:
+            continue
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
+            raise InputError(f"{name}: {shown(size)} came, expected a multiple of {multiple} pixels, an integer")
+        if size < 1 or size % multiple:
+            raise InputError(
+                f"{name}: {size} came, expected a multiple of {multiple} pixels; the nearest is "
+                f"{nearest(int(size), multiple)}"
+            )
+
+
+def latents_shape(latents: Latents, batch: int, height: int | None, width: int | None) -> tuple[int, int, int, int]:
+    """Return the latents' shape for checked sizes in pixels, where ``None`` is the training size."""
+    rows = latents.height if height is None else int(height) // latents.spatial_compression
+    columns = latents.width if width is None else int(width) // latents.spatial_compression
+    return batch, latents.channels, rows, columns
+
+
+def read_conditions(denoiser: Component, given: Mapping[str, Any]) -> tuple[dict[str, NDArray[Any]], int]:
+    """Return the denoiser's conditions as arrays [batch], checked against its declaration, and the batch size.
+
+    Raises:
+        InputError: one is missing, is no integer or flat list of integers, or is out of the declared range.
+    """
+    conditions: dict[str, NDArray[Any]] = {}
+    for spec in denoiser.inputs:
+        if spec.name in ("latents", "timestep"):
+            continue
+        value = given.get(spec.name)
+        if value is None:
+            raise InputError(f"{spec.name}: this bundle needs it, and none came")
+        wrong = InputError(f"{spec.name}: {shown(value)} came, expected an integer or a list of them")
+        # numpy would make 1 of a True that stands among integers.
+        if isinstance(value, Sequence) and any(isinstance(one, (bool, np.bool_)) for one in value):
+            raise wrong
+        try:
+            array = np.atleast_1d(np.asarray(value))
+        except (ValueError, TypeError, OverflowError):  # a ragged list
+            raise wrong from None
+        if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+            raise wrong
+        check_values(spec, array)
+        conditions[spec.name] = array.astype(spec.dtype)
+    return conditions, len(next(iter(conditions.values())))
+
+
+def read_seed(seed: object, batch: int) -> tuple[NoiseSource, int | list[int]]:
+    """Return the noise that ``seed`` means and the seed as plain integers; a random one for ``None``.
+
+    Raises:
+        InputError: a seed is no integer with 0 ≤ seed < 2**64, or there is not one for each picture.
+    """
+    if seed is None:
+        seed = secrets.randbits(32)
+    if isinstance(seed, (str, bytes, bytearray)) or (isinstance(seed, np.ndarray) and seed.ndim != 1):
+        raise InputError(f"seed: {shown(seed)} came, expected an integer or a list of them")
+    if not isinstance(seed, (Sequence, np.ndarray)):
+        source = NoiseSource(seed)  # type: ignore[arg-type]  # it refuses what is no integer
+        return source, int(seed)  # type: ignore[call-overload]
+    if len(seed) != batch:
+        raise InputError(f"seed: {len(seed)} seeds came for {batch} pictures; give one, or one for each")
+    source = NoiseSource(list(seed))
+    return source, [int(one) for one in seed]
+
+
+def first_noise(noise: object, shape: tuple[int, ...], source: NoiseSource) -> Floats:
+    """Return the noise that the caller gave, or the next draw of ``source`` for ``None``.
+
+    Raises:
+        InputError: it is no float32 array of ``shape``, or not finite.
+    """
+    if noise is None:
+        return source.draw(shape)
+    if not isinstance(noise, np.ndarray) or noise.dtype != np.float32 or noise.shape != shape:
+        came = f"{noise.dtype}{list(noise.shape)}" if isinstance(noise, np.ndarray) else type(noise).__name__
+        raise InputError(f"noise: {came} came, expected a float32 array of the latents' shape {list(shape)}")
+    if not np.isfinite(noise).all():
+        raise InputError("noise: holds NaN or infinite values, expected finite ones")
+    return noise

@@ -1,0 +1,77 @@
+"""Which steps a run takes: the scheduler's config held against what the manifest says of the denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dit_deploy.bundle import Bundle, Prediction
+from dit_deploy.errors import InputError
+from dit_deploy.sampling import SCHEDULERS, SolverTable, image_to_image_begin, resolve_scheduler, solver_table
+
+__all__ = ["Plan", "plan_steps", "prediction_type", "timestep_scale"]
+
+_DEFAULT_STRENGTH = 0.8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sampler's table, and what its timesteps are multiplied by for the denoiser."""
+
+    table: SolverTable
+    timestep_scale: float
+
+
+def plan_steps(
+    bundle: Bundle,
+    *,
+    num_inference_steps: int | None,
+    scheduler: str | Mapping[str, Any] | None,
+    eta: float,
+    from_image: bool,
+    strength: float | None,
+) -> Plan:
+    """Return the plan of a run; the arguments are those of :meth:`dit_deploy.Pipeline.__call__`.
+
+    Raises:
+        InputError: an argument is out of range, or the scheduler is none for this model.
+    """
+    manifest = bundle.manifest
+    steps = manifest.scheduler.num_inference_steps if num_inference_steps is None else num_inference_steps
+    config = resolve_scheduler(bundle.scheduler_config(), scheduler)
+    begin = 0
+    if from_image:
+        begin = image_to_image_begin(steps, _DEFAULT_STRENGTH if strength is None else strength)
+    elif strength is not None:
+        raise InputError(f"strength: {strength} came without an image; give image= too, or leave strength out")
+    table = solver_table(config, steps, eta=eta, begin=begin)
+    asked, trained = prediction_type(config), manifest.prediction.type
+    if asked != trained:
+        raise InputError(
+            f"scheduler: {config['_class_name']} takes the model's output for {asked}, but this bundle's denoiser "
+            f"predicts {trained}; use a scheduler of that prediction_type"
+        )
+    if table.needs_variance and not manifest.prediction.learned_range_variance:
+        raise InputError("scheduler: variance_type learned_range needs a model that learns one; use fixed_small")
+    return Plan(table, timestep_scale(config, manifest.prediction))
+
+
+def prediction_type(config: Mapping[str, Any]) -> str:
+    """Return what a resolved scheduler config takes the model's output for, in the manifest's words."""
+    defaults = SCHEDULERS[config["_class_name"]].options
+    if "prediction_type" not in defaults:
+        return "flow_prediction"  # the FlowMatch classes know no other
+    chosen = str(config.get("prediction_type", defaults["prediction_type"]))
+    return "sample" if chosen == "original_sample" else chosen  # Euler has both names for it
+
+
+def timestep_scale(config: Mapping[str, Any], prediction: Prediction) -> float:
+    """Return what a table's timesteps are multiplied by, to be in the unit that the denoiser takes.
+
+    A table counts as diffusers does, flow matching too: sigma · num_train_timesteps.
+    """
+    if prediction.timestep_unit == "training_index":
+        return 1.0
+    defaults = SCHEDULERS[config["_class_name"]].options
+    return 1.0 / float(config.get("num_train_timesteps", defaults["num_train_timesteps"]))
