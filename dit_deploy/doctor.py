@@ -157,10 +157,8 @@ def _export() -> Role:
         )
     memory = available_memory()
     if memory is not None and memory < 2 << 30:
-        return role(
-            True,
-            f"only {memory / 1e9:.1f} GB of memory are free: a model needs about its weights' size beside 1 GB for the libraries; DiT-XL/2 has 2.7 GB",
-        )
+        free = f"{memory / 1e9:.1f} GB of memory are free"
+        return role(True, f"only {free}: models of a few hundred million parameters fit")
     return role(True, "a model needs about its weights' size in memory, beside 1 GB for the libraries")
 
 

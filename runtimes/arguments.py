@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dit_deploy.bundle import Component, Latents, check_values
 from dit_deploy.errors import InputError
 from dit_deploy.sampling import NoiseSource
+from dit_deploy.text import one_line
 
 __all__ = ["check_sizes", "first_noise", "latents_shape", "nearest", "read_conditions", "read_seed", "shown"]
 
@@ -20,8 +21,7 @@ Floats = NDArray[np.float32]
 
 def shown(value: object, limit: int = 100) -> str:
     """Return ``repr(value)`` on one line and cut, for a message."""
-    line = " ".join(repr(value).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return one_line(repr(value), limit)
 
 
 def nearest(size: int, multiple: int) -> int:
