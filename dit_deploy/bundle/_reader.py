@@ -169,14 +169,27 @@ class Bundle:
 def load(root: Path, *, check_files: bool = True) -> Bundle:
     """Do the work of :meth:`Bundle.open`; used by the writer too, on a folder that is not in place yet."""
     for _ in range(4):
-        data = _manifest_bytes(root)
+        before = _identity(root)
         try:
-            return _checked(root, data) if check_files else _unchecked(root, data)
+            data = _manifest_bytes(root)
+            bundle = _checked(root, data) if check_files else _unchecked(root, data)
         except BundleError:
-            # A writer may have replaced the bundle between two of our reads; then the manifest is another.
-            if _manifest_bytes(root) == data:
+            # A writer may have put another folder here between two of our reads; then nothing is wrong with this one.
+            if _identity(root) == before:
                 raise
+        else:
+            if _identity(root) == before:
+                return bundle
     raise BundleError(f"{root} is being replaced over and over; try again later")
+
+
+def _identity(root: Path) -> tuple[int, int] | None:
+    """Return what tells one folder from another that takes its name; ``None`` where there is none."""
+    try:
+        status = os.stat(root)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _manifest_bytes(root: Path) -> bytes:
