@@ -183,13 +183,16 @@ def load(root: Path, *, check_files: bool = True) -> Bundle:
     raise BundleError(f"{root} is being replaced over and over; try again later")
 
 
-def _identity(root: Path) -> tuple[int, int] | None:
-    """Return what tells one folder from another that takes its name; ``None`` where there is none."""
+def _identity(root: Path) -> tuple[int, int, int] | None:
+    """Return what tells one folder from another that takes its name; ``None`` where there is none.
+
+    An inode's number alone would not do: the next folder made may get that of the one removed.
+    """
     try:
         status = os.stat(root)
     except (OSError, ValueError):
         return None
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
 def _manifest_bytes(root: Path) -> bytes:
