@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ def unfinished(name: str) -> bool:
 def digest_line(digest: str) -> bytes:
     """Return the content of ``manifest.json.sha256``, in the form that ``sha256sum -c`` reads."""
     return f"{digest}  {MANIFEST}\n".encode("ascii")
+
+
+#: How often a bundle that is replaced while it is opened is opened again; the waits between add up to two seconds.
+_ATTEMPTS = 64
 
 
 class Bundle:
@@ -168,7 +173,8 @@ class Bundle:
 
 def load(root: Path, *, check_files: bool = True) -> Bundle:
     """Do the work of :meth:`Bundle.open`; used by the writer too, on a folder that is not in place yet."""
-    for _ in range(4):
+    for attempt in range(_ATTEMPTS):
+        time.sleep(attempt / 1000)
         before = _identity(root)
         try:
             data = _manifest_bytes(root)
