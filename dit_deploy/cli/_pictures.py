@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,12 +108,9 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int | None = None) -
     columns = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
     rows = math.ceil(len(pictures) / columns)
     width, height = pictures[0].size
-    place: Callable[[int], tuple[int, int]] = lambda index: (  # noqa: E731
-        index % columns * (width + _GAP),
-        index // columns * (height + _GAP),
-    )
     size = (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP)
     sheet = Image.new(pictures[0].mode, size, "white")
     for index, picture in enumerate(pictures):
-        sheet.paste(picture, place(index))
+        row, column = divmod(index, columns)
+        sheet.paste(picture, (column * (width + _GAP), row * (height + _GAP)))
     return sheet
