@@ -1,0 +1,119 @@
+"""The steps of one run, wherever they are computed: on the host for every backend, on the device where it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dit_deploy.bundle import Manifest
+from dit_deploy.runtimes.device_loop import DeviceSteps, why_not
+from dit_deploy.runtimes.finite import check_finite
+from dit_deploy.runtimes.guided import GuidedDenoiser
+from dit_deploy.runtimes.plan import Plan
+from dit_deploy.runtimes.runner import BindingPool
+from dit_deploy.sampling import Guidance, SolverState
+
+__all__ = ["HostSteps", "Steps", "open_steps"]
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+
+
+class Steps(Protocol):
+    """What the pipeline does row by row: :meth:`predict`, draw noise meanwhile, :meth:`advance`."""
+
+    seconds: float
+    """Spent in the denoiser; where the update runs on the device too, with it."""
+
+    def __enter__(self) -> Steps:
+        """Borrow what the steps need."""
+
+    def __exit__(self, *exception: object) -> None:
+        """Give it back."""
+
+    def predict(self, row: int) -> None:
+        """Evaluate the denoiser on the current sample."""
+
+    def advance(self, row: int, noise: Floats | None) -> None:
+        """Apply the row of the table; ``noise`` is the last that the row drew."""
+
+    def check(self, when: str) -> None:
+        """Raise :class:`BackendError` where the sample is not finite."""
+
+    def latents(self) -> Floats:
+        """Return the current sample, valid until the next call of any method."""
+
+
+class HostSteps:
+    """The update by numpy, on buffers of the host."""
+
+    def __init__(self, denoiser: GuidedDenoiser, state: SolverState) -> None:
+        self._denoiser, self._state = denoiser, state
+        self._predicted: tuple[Array, Array | None] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Spent in the denoiser."""
+        return self._denoiser.seconds
+
+    def __enter__(self) -> HostSteps:
+        self._denoiser.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._denoiser.__exit__(*exception)
+
+    def predict(self, row: int) -> None:
+        """Evaluate the denoiser, with guidance."""
+        self._predicted = self._denoiser(self._state, row)
+
+    def advance(self, row: int, noise: Floats | None) -> None:
+        """Apply the row to what :meth:`predict` left."""
+        assert self._predicted is not None
+        prediction, variance = self._predicted
+        self._state.advance(row, prediction, variance if self._state.table.needs_variance else None, noise)
+
+    def check(self, when: str) -> None:
+        """Raise :class:`BackendError` where the sample is not finite."""
+        check_finite(self._state.sample, "the latents hold", when)
+
+    def latents(self) -> Floats:
+        """Return the sample itself."""
+        return self._state.sample
+
+
+def open_steps(
+    denoiser: BindingPool,
+    solver: BindingPool | None,
+    manifest: Manifest,
+    plan: Plan,
+    conditions: Mapping[str, Array],
+    guidance: Guidance,
+    start: Floats,
+) -> Steps:
+    """Return the steps of a run that begins with ``start`` [batch, channels, …]: on the device where that is possible.
+
+    Args:
+        solver: bindings of the solver graph, where the engine has one.
+        conditions: every input of the denoiser but ``latents`` and ``timestep``, [batch, …].
+    """
+    unconditional, patch_size = manifest.guidance.unconditional, manifest.latents.patch_size
+    if solver is not None and not why_not(denoiser, solver, guidance, plan.table):
+        return DeviceSteps(
+            denoiser,
+            solver,
+            conditions,
+            unconditional,
+            guidance,
+            plan.table,
+            start,
+            patch_size,
+            plan.timestep_scale,
+        )
+    state = SolverState(plan.table, start.shape)
+    state.reset(start)
+    guided = GuidedDenoiser(denoiser, conditions, unconditional, guidance, state.shape, patch_size, plan.timestep_scale)
+    return HostSteps(guided, state)
