@@ -1,14 +1,29 @@
-"""Bundles on disk: open and check them, write them at once or not at all, derive shapes from their manifest.
+"""Bundles and their engines on disk: open and check them, write them at once or not at all, derive shapes.
 
-Needs numpy and pydantic only. ``manifest.schema.json`` in this folder is the JSON schema for other readers.
+Needs numpy and pydantic only. ``manifest.schema.json`` and ``engine.schema.json`` in this folder are the JSON schemas
+for other readers.
 """
 
 from __future__ import annotations
 
+from ._engine_writer import EngineWriter, engine_lock
+from ._engines import Engine
 from ._onnx import ExternalData, external_data
 from ._reader import Bundle
 from ._verify import Problem
 from ._writer import BundleWriter
+from .engine import (
+    BackendName,
+    EngineComponent,
+    EngineRecord,
+    Precision,
+    Profile,
+    SizeRange,
+    Target,
+    engine_key,
+    explain_key,
+    graph_digest,
+)
 from .manifest import (
     Axis,
     Component,
@@ -26,22 +41,35 @@ from .summary import summarise
 
 __all__ = [
     "Axis",
+    "BackendName",
     "Bundle",
     "BundleWriter",
     "Component",
+    "Engine",
+    "EngineComponent",
+    "EngineRecord",
+    "EngineWriter",
     "ExternalData",
     "FileRecord",
     "Guidance",
     "Latents",
     "Manifest",
+    "Precision",
     "Prediction",
     "Problem",
+    "Profile",
     "Scheduler",
+    "SizeRange",
     "SourceRecord",
+    "Target",
     "TensorSpec",
     "bind_axes",
     "check_values",
+    "engine_key",
+    "engine_lock",
+    "explain_key",
     "external_data",
+    "graph_digest",
     "shape_of",
     "summarise",
 ]

@@ -25,8 +25,12 @@ def human_size(size: int) -> str:
     return f"{size} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
-def file_inside(root: Path, relative: str) -> Path:
+def file_inside(
+    root: Path, relative: str, what: str = "bundle", mend: str = "copy the bundle again, or export it again"
+) -> Path:
     """Return the path of a regular file of the bundle at ``root``.
+
+    ``what`` and ``mend`` are for the messages, where ``root`` is another folder than a bundle's.
 
     Raises :class:`IntegrityError` where it is missing, :class:`BundleError` where it is no regular file,
     or where a symbolic link leads out of ``root``.
@@ -36,11 +40,11 @@ def file_inside(root: Path, relative: str) -> Path:
         real, real_root = os.path.realpath(path, strict=True), os.path.realpath(root, strict=True)
         mode = os.stat(real).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise IntegrityError(f"{path} is missing; copy the bundle again, or export it again") from error
+        raise IntegrityError(f"{path} is missing; {mend}") from error
     except (OSError, ValueError) as error:
         raise BundleError(f"{path} cannot be read: {one_line(error)}") from error
     if not is_below(real, real_root):
-        raise BundleError(f"{path} is a link that leaves the bundle, to {real}; put the file itself there")
+        raise BundleError(f"{path} is a link that leaves the {what}, to {real}; put the file itself there")
     if not stat.S_ISREG(mode):
         raise BundleError(f"{path} is no regular file")
     return path
@@ -54,13 +58,19 @@ def is_below(real: str, real_root: str) -> bool:
 def walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield everything below ``root`` that is no folder, as (relative POSIX path, entry), sorted.
 
-    Links are yielded, never followed. Raises ``OSError`` where a folder cannot be listed.
+    Links are yielded, never followed; a folder that is renamed or removed meanwhile (an engine that is being built)
+    is left out. Raises ``OSError`` where a folder cannot be listed.
     """
     pending = [""]
     while pending:
         folder = pending.pop()
-        with os.scandir(root / folder) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
+        try:
+            with os.scandir(root / folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            if not folder:
+                raise
+            continue
         for entry in entries:
             relative = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):

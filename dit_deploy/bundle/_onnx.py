@@ -1,21 +1,22 @@
 """Which files an ONNX graph refers to, read without the onnx package.
 
-ONNX Runtime follows the ``location`` of external data wherever it points, so a bundle must look first.
-Only the fields on the way to a tensor are entered; everything else, weights included, is stepped over in
-a memory map, so a model of many gigabytes costs a few pages. Field numbers: onnx/onnx.proto3 in onnx/onnx.
+ONNX Runtime follows the ``location`` of external data, and the file named by an EPContext node, wherever they point,
+so a bundle must look first. Only the fields on the way to a tensor are entered; everything else, weights included, is
+stepped over in a memory map, so a model of many gigabytes costs a few pages. Field numbers: onnx/onnx.proto3 in
+onnx/onnx.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import BundleError, IntegrityError
 from .manifest import FileRecord, check_relative_path
 
-__all__ = ["ExternalData", "check_external_data", "external_data"]
+__all__ = ["ExternalData", "check_references", "context_files", "external_data", "referenced_files"]
 
 # Message → the fields that hold messages worth entering: field number → message.
 _ENTERED: dict[str, dict[int, str]] = {
@@ -28,6 +29,7 @@ _ENTERED: dict[str, dict[int, str]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
 }
 _TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION, _EXTERNAL = 8, 13, 14, 1
+_NODE_OP_TYPE, _NODE_ATTRIBUTE, _ATTRIBUTE_NAME, _ATTRIBUTE_I, _ATTRIBUTE_S = 4, 5, 1, 3, 4
 _DEPTH = 100  # protobuf's own limit on nesting
 
 
@@ -49,39 +51,76 @@ def external_data(path: Path) -> list[ExternalData]:
 
     Raises :class:`BundleError` where the file cannot be read or is no well-formed ONNX protobuf.
     """
+    return _references(path)[0]
+
+
+def context_files(path: Path) -> list[str]:
+    """Return the files that the ONNX file ``path`` names in EPContext nodes: compiled engines kept beside it.
+
+    Such a node has its engine inside (``embed_mode`` 1, the default) or names a file, relative to the graph's folder
+    (``embed_mode`` 0). Raises :class:`BundleError` as :func:`external_data` does.
+    """
+    return _references(path)[1]
+
+
+def referenced_files(root: Path, model: str) -> set[str]:
+    """Return the paths, relative to ``root``, of ``model`` and of every file that it refers to, as they are written."""
+    tensors, contexts = _references(root / model)
+    parent = PurePosixPath(model).parent
+    return {model} | {str(parent / one) for one in (*(tensor.location for tensor in tensors), *contexts)}
+
+
+def check_references(
+    root: Path, model: str, files: Mapping[str, FileRecord], what: str = "bundle", record: str = "the manifest"
+) -> None:
+    """Check that the graph ``model`` of the bundle at ``root`` refers to recorded files of it only.
+
+    ``what`` and ``record`` are for the messages, where ``root`` is another folder than a bundle's.
+
+    Raises :class:`BundleError` for a location that is absolute, goes up, or has no record in ``files``, and
+    :class:`IntegrityError` for bytes past the recorded end of a file.
+    """
+
+    def recorded(location: str, where: str) -> int:
+        try:
+            target = str(PurePosixPath(model).parent / check_relative_path(location))
+        except ValueError:
+            raise BundleError(f"{where}, which leaves the {what} or is no plain relative path") from None
+        if target not in files:
+            raise BundleError(f"{where}, a file that {record} does not record")
+        return files[target].size
+
+    tensors, contexts = _references(root / model)
+    for location in contexts:
+        recorded(location, f"{root / model}: an EPContext node is kept in {location[:200]!r}")
+    known: dict[str, int] = {}
+    for item in tensors:
+        where = f"{root / model}: tensor {item.tensor[:80]!r} is kept in {item.location[:200]!r}"
+        if item.location not in known:
+            known[item.location] = recorded(item.location, where)
+        size = known[item.location]
+        if item.offset + (item.length or 0) > size:
+            raise IntegrityError(
+                f"{where} at byte {item.offset}, length {item.length or 0}, but that file has {size} bytes"
+            )
+
+
+def _references(path: Path) -> tuple[list[ExternalData], list[str]]:
+    tensors, contexts = [], []
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return [_describe(data, *span) for span in _tensors(data, "Model", 0, len(data), 0)]
+            for message, start, end in _messages(data, "Model", 0, len(data), 0):
+                if message == "Tensor":
+                    tensors.append(_describe(data, start, end))
+                else:
+                    contexts += _context(data, start, end)
     except _MalformedError as error:
         raise BundleError(f"{path} is no well-formed ONNX file: {error}") from error
     except ValueError as error:  # mmap refuses an empty file
         raise BundleError(f"{path} is no ONNX file: it is empty") from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def check_external_data(root: Path, model: str, files: dict[str, FileRecord]) -> None:
-    """Check that the graph ``model`` of the bundle at ``root`` refers to recorded files of it only.
-
-    Raises :class:`BundleError` for a location that is absolute, goes up, or has no record in ``files``, and
-    :class:`IntegrityError` for bytes past the recorded end of a file.
-    """
-    known: dict[str, int] = {}
-    for item in external_data(root / model):
-        where = f"{root / model}: tensor {item.tensor[:80]!r} is kept in {item.location[:200]!r}"
-        if item.location not in known:
-            try:
-                target = str(PurePosixPath(model).parent / check_relative_path(item.location))
-            except ValueError:
-                raise BundleError(f"{where}, which leaves the bundle or is no plain relative path") from None
-            if target not in files:
-                raise BundleError(f"{where}, a file that the manifest does not record")
-            known[item.location] = files[target].size
-        size = known[item.location]
-        if item.offset + (item.length or 0) > size:
-            raise IntegrityError(
-                f"{where} at byte {item.offset}, length {item.length or 0}, but that file has {size} bytes"
-            )
+    return tensors, contexts
 
 
 class _MalformedError(Exception):
@@ -122,8 +161,8 @@ def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int
         position += length
 
 
-def _tensors(data: mmap.mmap, message: str, start: int, end: int, depth: int) -> Iterator[tuple[int, int]]:
-    """Yield the span of every TensorProto below one message that names external data."""
+def _messages(data: mmap.mmap, message: str, start: int, end: int, depth: int) -> Iterator[tuple[str, int, int]]:
+    """Yield the span of every TensorProto below one message that names external data, and of every EPContext node."""
     if depth > _DEPTH:
         raise _MalformedError(f"messages are nested more than {_DEPTH} deep")
     if message == "Tensor":
@@ -131,16 +170,40 @@ def _tensors(data: mmap.mmap, message: str, start: int, end: int, depth: int) ->
             number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and wire == 0 and first == _EXTERNAL)
             for number, wire, first, _ in _fields(data, start, end)
         ):
-            yield start, end
+            yield message, start, end
         return
     entered = _ENTERED[message]
     seen = False
     for number, wire, first, last in _fields(data, start, end):
         if wire == 2 and number in entered:
             seen = True
-            yield from _tensors(data, entered[number], first, last, depth + 1)
+            yield from _messages(data, entered[number], first, last, depth + 1)
+        elif message == "Node" and number == _NODE_OP_TYPE and wire == 2 and data[first:last] == b"EPContext":
+            yield message, start, end
     if message == "Model" and not seen:
         raise _MalformedError("it holds no graph")
+
+
+def _context(data: mmap.mmap, start: int, end: int) -> list[str]:
+    """Return the file that an EPContext node names, in a list; none where the engine is inside the node."""
+    embedded, spans = True, []
+    for number, wire, first, last in _fields(data, start, end):
+        if number != _NODE_ATTRIBUTE or wire != 2:
+            continue
+        name, integer, text = "", 0, (0, 0)
+        for inner, kind, a, b in _fields(data, first, last):
+            if inner == _ATTRIBUTE_NAME and kind == 2:
+                name = _text(data, a, b)
+            elif inner == _ATTRIBUTE_I and kind == 0:
+                integer = a
+            elif inner == _ATTRIBUTE_S and kind == 2:
+                text = (a, b)
+        if name == "embed_mode":
+            # Named twice, readers differ over which one counts: the one that may leave the folder does here.
+            embedded = embedded and integer != 0
+        elif name == "ep_cache_context":
+            spans.append(text)
+    return [] if embedded else [_text(data, *span) for span in spans if span[0] < span[1]]
 
 
 def _describe(data: mmap.mmap, start: int, end: int) -> ExternalData:

@@ -15,7 +15,7 @@ from ..files import replace_file
 from ..text import one_line
 from ._files import is_below
 
-__all__ = ["parity_names", "write_parity"]
+__all__ = ["not_finite", "parity_names", "write_parity"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
@@ -35,7 +35,7 @@ def write_parity(folder: Path, name: str, report: Mapping[str, Any]) -> Path:
     """See :meth:`dit_deploy.bundle.Bundle.write_parity`."""
     if not _NAME.fullmatch(name):
         raise InputError(f"{one_line(repr(name), 120)} names no parity report: use up to 100 letters, digits, . _ -")
-    if bad := _not_finite(report, "report"):
+    if bad := not_finite(report, "report"):
         raise InputError(f"parity report {name}: {bad}, which JSON cannot hold; write None")
     try:
         data = (json.dumps(dict(report), indent=1, allow_nan=False) + "\n").encode("utf-8")
@@ -53,7 +53,7 @@ def write_parity(folder: Path, name: str, report: Mapping[str, Any]) -> Path:
     return path
 
 
-def _not_finite(value: Any, where: str) -> str:
+def not_finite(value: Any, where: str) -> str:
     """Say where a NaN or an infinity lies in nested lists and mappings, or return nothing."""
     pending = [(where, value)]
     while pending:

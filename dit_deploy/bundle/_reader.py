@@ -5,26 +5,29 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError, IntegrityError
 from ..text import one_line
+from ._engines import Engine, engine_names, open_engine, recorded_engines, unusable_engines
 from ._files import file_inside, is_below, read_limited, walk
 from ._json import read_object
-from ._onnx import check_external_data
+from ._onnx import check_references
 from ._parity import parity_names, write_parity
 from ._parse import HOW, parse_manifest
-from ._verify import Problem, Progress, verify
+from ._stable import read_stable
+from ._verify import Problem, Progress, Recorded, verify
 from .manifest import Component, Manifest
 
 __all__ = ["MANIFEST", "MANIFEST_DIGEST", "Bundle", "digest_line", "unfinished"]
 
 MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.json.sha256"
-ENGINES, PARITY = "engines", "parity"
+CALIBRATION, ENGINES, PARITY = "calibration", "engines", "parity"
+#: Folders that are written later, whose files have records of their own or need none.
+LATER = frozenset({CALIBRATION, ENGINES, PARITY})
 _MANIFEST_LIMIT = 16 << 20
 _SCHEDULER_LIMIT = 1 << 20
 _UNFINISHED = re.compile(r"\..+\.(tmp|old)-\d+-[0-9a-f]+", re.DOTALL)
@@ -40,14 +43,11 @@ def digest_line(digest: str) -> bytes:
     return f"{digest}  {MANIFEST}\n".encode("ascii")
 
 
-#: How often a bundle that is replaced while it is opened is opened again; the waits between add up to two seconds.
-_ATTEMPTS = 64
-
-
 class Bundle:
     """A bundle on disk whose manifest, paths, sizes and graph references have been checked.
 
-    Made by :meth:`open`. Nothing here changes the recorded files; :meth:`write_parity` adds beside them.
+    Made by :meth:`open`. Nothing here changes the recorded files; :meth:`write_parity` adds beside them, as an
+    :class:`EngineWriter` does.
     """
 
     def __init__(self, path: Path, manifest: Manifest, digest: str) -> None:
@@ -123,12 +123,14 @@ class Bundle:
     def verify(self, progress: Progress | None = None) -> list[Problem]:
         """Hash every recorded file and return what is wrong, an empty list where all is well.
 
-        Files that the manifest does not record are problems too, except below ``engines/`` and
-        ``parity/``, which are written later and have records of their own. ``progress`` is called with
-        (file, bytes read, bytes in all).
+        Finished engines are held against their own records. Files without a record are problems too, except below
+        ``calibration/`` and ``parity/`` and beside the engines. ``progress`` is called with (file, bytes read, bytes
+        in all).
         """
-        ignored = frozenset({MANIFEST, MANIFEST_DIGEST, ENGINES, PARITY})
-        problems = verify(self._path, self._manifest, ignored, progress)
+        ignored = LATER | {MANIFEST, MANIFEST_DIGEST}
+        engines, unreadable = recorded_engines(self._path)
+        problems = verify([Recorded(self._path, self._manifest.files, ignored), *engines], progress) + unreadable
+        problems += unusable_engines(self._path, self._manifest, problems)
         for name, expected in (
             (MANIFEST_DIGEST, hashlib.sha256(digest_line(self._digest)).hexdigest()),
             (MANIFEST, self._digest),
@@ -146,17 +148,31 @@ class Bundle:
 
     def engine_names(self) -> list[str]:
         """Return the names of the finished engines, sorted: folders below ``engines/`` with an ``engine.json``."""
+        return engine_names(self._path / ENGINES)
+
+    def engine(self, name: str) -> Engine:
+        """Open the engine ``name``, without reading its artefacts.
+
+        Checked: its record (strict JSON, version, every field), that each recorded file is a regular file inside the
+        engine's folder with the recorded size, that its graphs refer to recorded files only, and that it was built
+        from the graphs that this bundle has.
+
+        Raises :class:`BundleError`, or its :class:`IntegrityError` for missing or altered files.
+        """
+        return open_engine(self._path, self._manifest, name)
+
+    def cache_folder(self) -> Path | None:
+        """Return ``engines/.cache``, where backends keep what makes them faster next time.
+
+        Nothing in it is recorded or needed; anyone may remove it. ``None`` where it cannot be made or written.
+        """
+        folder = self._path / ENGINES / ".cache"
         try:
-            names = sorted(os.listdir(self._path / ENGINES))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise BundleError(f"{self._path / ENGINES} cannot be listed: {error.strerror or error}") from error
-        return [
-            name
-            for name in names
-            if not name.startswith(".") and (self._path / ENGINES / name / "engine.json").is_file()
-        ]
+            folder.mkdir(parents=True, exist_ok=True)
+            inside = is_below(os.path.realpath(folder), os.path.realpath(self._path))
+        except OSError:
+            return None
+        return folder if inside and os.access(folder, os.W_OK) else None
 
     def parity_names(self) -> list[str]:
         """Return the names of the parity reports, sorted."""
@@ -173,32 +189,12 @@ class Bundle:
 
 def load(root: Path, *, check_files: bool = True) -> Bundle:
     """Do the work of :meth:`Bundle.open`; used by the writer too, on a folder that is not in place yet."""
-    for attempt in range(_ATTEMPTS):
-        time.sleep(attempt / 1000)
-        before = _identity(root)
-        try:
-            data = _manifest_bytes(root)
-            bundle = _checked(root, data) if check_files else _unchecked(root, data)
-        except BundleError:
-            # A writer may have put another folder here between two of our reads; then nothing is wrong with this one.
-            if _identity(root) == before:
-                raise
-        else:
-            if _identity(root) == before:
-                return bundle
-    raise BundleError(f"{root} is being replaced over and over; try again later")
 
+    def read() -> Bundle:
+        data = _manifest_bytes(root)
+        return _checked(root, data) if check_files else _unchecked(root, data)
 
-def _identity(root: Path) -> tuple[int, int, int] | None:
-    """Return what tells one folder from another that takes its name; ``None`` where there is none.
-
-    An inode's number alone would not do: the next folder made may get that of the one removed.
-    """
-    try:
-        status = os.stat(root)
-    except (OSError, ValueError):
-        return None
-    return status.st_dev, status.st_ino, status.st_ctime_ns
+    return read_stable(root, read)
 
 
 def _manifest_bytes(root: Path) -> bytes:
@@ -250,7 +246,7 @@ def _checked(root: Path, data: bytes) -> Bundle:
                 "copy the bundle again, or export it again"
             )
     for component in manifest.components.values():
-        check_external_data(root, component.path, manifest.files)
+        check_references(root, component.path, manifest.files)
     return Bundle(root, manifest, digest)
 
 

@@ -13,16 +13,12 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from ._lock import lock
 
-__all__ = ["beside", "exchange", "lock", "place", "recover"]
+__all__ = ["beside", "exchange", "place", "recover"]
 
 _AT_FDCWD, _NOREPLACE, _EXCHANGE = -100, 1, 2
 _NOT_THERE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV}
@@ -46,8 +42,10 @@ def place(folder: Path, target: Path) -> None:
     _rename(folder, target)
 
 
-def exchange(folder: Path, target: Path) -> Path:
+def exchange(folder: Path, target: Path, record: str) -> Path:
     """Rename ``folder`` to ``target`` and return where the older ``target`` is now.
+
+    ``record`` is the file that a finished folder of this kind holds, such as ``manifest.json``.
 
     Raises ``FileNotFoundError`` where there is no ``target``, ``FileExistsError`` where another writer put its own
     there meanwhile; on any other error the older one is in place.
@@ -66,8 +64,8 @@ def exchange(folder: Path, target: Path) -> Path:
         if aside.exists():
             if not os.path.lexists(target):
                 os.rename(aside, target)
-            elif (target / "manifest.json").is_file():
-                # Another writer's bundle took the place; what is aside was to be replaced in any case.
+            elif (target / record).is_file():
+                # Another writer's folder took the place; what is aside was to be replaced in any case.
                 shutil.rmtree(aside, ignore_errors=True)
         raise
     return aside
@@ -83,9 +81,10 @@ def _rename(folder: Path, target: Path) -> None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
 
 
-def recover(target: Path) -> None:
-    """Clear what killed writers left beside ``target``; a bundle left aside goes back where none is in place.
+def recover(target: Path, record: str) -> None:
+    """Clear what killed writers left beside ``target``; a folder left aside goes back where none is in place.
 
+    ``record`` is the file that a finished folder of this kind holds, such as ``manifest.json``.
     A folder is touched only if the process in its name is gone and nobody holds its lock. Never raises
     ``OSError``: what cannot be cleared stays, hidden.
     """
@@ -101,32 +100,8 @@ def recover(target: Path) -> None:
                     continue
                 if match[1] == "old" and not os.path.lexists(target):
                     place(left, target)
-                elif match[1] == "tmp" or (target / "manifest.json").is_file():
+                elif match[1] == "tmp" or (target / record).is_file():
                     shutil.rmtree(left, ignore_errors=True)
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[bool]:
-    """Hold the lock of ``folder`` and yield ``True``, or yield ``False`` where another process holds it.
-
-    The lock ends with its process, whatever ends that, and is seen from other containers on this machine,
-    where process numbers mean nothing. File systems without locks yield ``True``.
-    """
-    if fcntl is None:
-        yield True
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        free = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            free = False
-        except OSError:
-            pass
-        yield free
-    finally:
-        os.close(descriptor)
 
 
 def _alive(pid: int) -> bool:

@@ -24,8 +24,10 @@ __all__ = [
     "ENGINE_FORMAT",
     "ENGINE_RECORD",
     "ENGINE_VERSION",
+    "RESERVED_NAMES",
     "BackendName",
     "EngineComponent",
+    "EngineName",
     "EngineRecord",
     "Precision",
     "Profile",
@@ -96,7 +98,7 @@ class EngineComponent(Record):
     kind: Literal["onnx", "tensorrt"]
     graph: Sha256
     profiles: tuple[Profile, ...] = ()
-    kept: dict[str, str] = {}
+    kept: dict[str, str] = Field(default={})
     seconds: Seconds = 0.0
 
 
@@ -128,7 +130,7 @@ class EngineRecord(Record):
     components: dict[Name, EngineComponent] = Field(min_length=1)
     key: Sha256
     key_parts: dict[str, str]
-    options: dict[str, JsonValue] = {}
+    options: dict[str, JsonValue] = Field(default={})
     seconds: Seconds
     parity: dict[str, JsonValue] | None = None
     files: dict[str, FileRecord]

@@ -192,13 +192,16 @@ class FileRecord(Record):
 # Matched whole: ``$`` alone would let a final newline through.
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _RESERVED = ("manifest.json", "manifest.json.sha256")
-_LATER = ("engines/", "parity/")
+_LATER = ("calibration/", "engines/", "parity/")
 
 
-def check_relative_path(path: str) -> str:
-    """Return ``path`` if it is a plain relative POSIX path that stays below its root, else raise ``ValueError``."""
+def check_relative_path(path: str, what: str = "bundle") -> str:
+    """Return ``path`` if it is a plain relative POSIX path that stays below its root, else raise ``ValueError``.
+
+    ``what`` is what the root is, for the message.
+    """
     if len(path) > 240 or not all(_SEGMENT.fullmatch(segment) for segment in path.split("/")):
-        raise ValueError(f"path {path!r} is not a plain relative path inside the bundle (letters, digits, . _ - and /)")
+        raise ValueError(f"path {path!r} is not a plain relative path inside the {what} (letters, digits, . _ - and /)")
     return path
 
 

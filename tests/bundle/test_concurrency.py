@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_deploy.bundle import Bundle, BundleWriter, _replace, _writer
+from dit_deploy.bundle import Bundle, BundleWriter, _lock, _replace, _writer
 from dit_deploy.errors import BundleError
 
 from .conftest import FIELDS, fill, make
@@ -139,7 +139,7 @@ def test_a_locked_folder_is_not_removed(tmp_path: Path) -> None:
     """Its process number means nothing here: it may be that of another container."""
     left = tmp_path / f".tiny.tmp-{dead_pid()}-00ff"
     left.mkdir()
-    with _replace.lock(left) as held:
+    with _lock.lock(left) as held:
         assert held
         make(tmp_path / "tiny")
         assert left.is_dir()

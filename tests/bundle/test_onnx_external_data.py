@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from dit_deploy.bundle import ExternalData, FileRecord, external_data
-from dit_deploy.bundle._onnx import check_external_data
+from dit_deploy.bundle._onnx import check_references
 from dit_deploy.errors import BundleError, IntegrityError
 
 from .conftest import tiny_model
@@ -175,7 +175,7 @@ def test_locations_that_are_refused(tmp_path: Path, location: str, entries: dict
     path.write_bytes(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString())
     kind = IntegrityError if "byte" in message and "expected" not in message else BundleError
     with pytest.raises(kind, match=message):
-        check_external_data(tmp_path, "denoiser/model.onnx", files)
+        check_references(tmp_path, "denoiser/model.onnx", files)
 
 
 def test_locations_that_pass(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_locations_that_pass(tmp_path: Path) -> None:
         path = tmp_path / model
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(onnx.ModelProto(graph=onnx.GraphProto(initializer=tensors)).SerializeToString())
-        check_external_data(tmp_path, model, files)
+        check_references(tmp_path, model, files)
 
 
 def test_a_location_given_twice_or_not_at_all(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dit_deploy.bundle import Bundle, BundleWriter, _files, _replace, _space, _writer
+from dit_deploy.bundle import Bundle, BundleWriter, _files, _folder_writer, _replace, _space, _writer
 from dit_deploy.errors import BundleError, InputError
 
 from .conftest import FIELDS, fill, make
@@ -144,9 +144,9 @@ def test_any_exception_leaves_nothing(tmp_path: Path, error: BaseException, exis
 
 
 STEPS = [
-    (_writer, "_records"), (_writer, "sha256_of"), (_writer, "sync_file"), (_writer, "replace_file"),
-    (_writer, "sync_folder"), (_writer, "load"), (_writer, "exchange"), (_writer, "place"),
-    (_files.os, "fsync"), (_files.os, "replace"),
+    (_writer, "record_files"), (_folder_writer, "sha256_of"), (_folder_writer, "sync_file"),
+    (_writer, "replace_file"), (_folder_writer, "sync_folder"), (_writer, "load"),
+    (_folder_writer, "exchange"), (_folder_writer, "place"), (_files.os, "fsync"), (_files.os, "replace"),
 ]  # fmt: skip
 
 
