@@ -1,4 +1,4 @@
-"""One row of a sampler, classifier-free guidance included, as a small ONNX graph: the update runs where the latents are.
+"""One row of a sampler with classifier-free guidance, as a small ONNX graph: the update runs where the latents are.
 
 Without weights and in float32, it is made from the manifest's latents alone; ONNX Runtime runs it as it is, TensorRT
 builds it like any other component. Every sampler of :mod:`dit_deploy.sampling` is a row of coefficients to it, so the

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 
 from dit_deploy.bundle import Bundle
+from dit_deploy.bundle.solver import SOLVER
 from dit_deploy.errors import InputError
 from dit_deploy.runtimes.arguments import shown
 from dit_deploy.runtimes.integrity import check_component
@@ -20,7 +21,7 @@ class Components:
     Args:
         bundle: an opened bundle.
         threads: threads within an operator; ``None`` is one a core.
-        runners: components to run instead of the bundle's own, by name.
+        runners: components to run instead of the bundle's own, by name; ``"solver"`` may be among them.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None, runners: Mapping[str, Runner]) -> None:
@@ -29,6 +30,7 @@ class Components:
         self._runners = dict(runners)
         self._pools: dict[str, BindingPool] = {}
         self._locks = {name: threading.Lock() for name in bundle.manifest.components}
+        self._solver_lock = threading.Lock()
 
     def __contains__(self, name: object) -> bool:
         return name in self._locks
@@ -45,6 +47,13 @@ class Components:
             if name not in self._pools:
                 self._pools[name] = BindingPool(self._runners.get(name) or self._load(name))
             return self._pools[name]
+
+    def solver(self) -> BindingPool | None:
+        """Return the bindings of the solver graph, or ``None`` where there is none: the plain graphs have none."""
+        with self._solver_lock:
+            if SOLVER not in self._pools and SOLVER in self._runners:
+                self._pools[SOLVER] = BindingPool(self._runners[SOLVER])
+            return self._pools.get(SOLVER)
 
     def _load(self, name: str) -> Runner:
         from dit_deploy.runtimes.onnxruntime import OnnxRuntimeRunner

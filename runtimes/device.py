@@ -25,7 +25,7 @@ class Buffer(Protocol):
 
     @property
     def address(self) -> int:
-        """Of the first byte, as the device sees it; a multiple of 256."""
+        """Of the first byte, as the device sees it."""
 
     @property
     def nbytes(self) -> int:
@@ -37,7 +37,7 @@ class Device(Protocol):
 
     @property
     def name(self) -> str:
-        """``"cuda:0"``. Two runners work on each other's buffers where their devices have the same kind and name."""
+        """``"cuda:0"``. Two runners work on each other's buffers, in order, where their devices are equal."""
 
     def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> Buffer:
         """Return memory for an array, filled with zeros."""

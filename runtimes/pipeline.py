@@ -20,13 +20,12 @@ from dit_deploy.errors import Cancelled, InputError
 from dit_deploy.runtimes.arguments import check_sizes, first_noise, latents_shape, read_conditions, read_seed, shown
 from dit_deploy.runtimes.autoencoder import decode, encode
 from dit_deploy.runtimes.components import Components, choose_engine
-from dit_deploy.runtimes.finite import check_finite
-from dit_deploy.runtimes.guided import GuidedDenoiser
 from dit_deploy.runtimes.images import ImageInput, read_images, to_pil
 from dit_deploy.runtimes.plan import Plan, plan_steps
 from dit_deploy.runtimes.progress import progress_bar
 from dit_deploy.runtimes.runner import BindingPool, Runner
-from dit_deploy.sampling import Guidance, NoiseSource, SolverState
+from dit_deploy.runtimes.steps import open_steps
+from dit_deploy.sampling import Guidance, NoiseSource
 
 __all__ = ["Callback", "Output", "Pipeline"]
 
@@ -166,17 +165,18 @@ class Pipeline:
         source, seeds = read_seed(seed, batch)
         seconds = dict.fromkeys(manifest.components, 0.0)
 
-        table, state = plan.table, SolverState(plan.table, shape)
+        table = plan.table
         if start_image is not None:
             clean, seconds["vae_encoder"] = encode(self.pool("vae_encoder"), start_image, shape, source)
             signal, deviation = table.start
-            state.reset(np.float32(signal) * clean + np.float32(deviation) * first_noise(noise, shape, source))
+            start = np.float32(signal) * clean + np.float32(deviation) * first_noise(noise, shape, source)
         else:
-            state.reset(np.float32(table.initial_noise_scale) * first_noise(noise, shape, source))
+            start = np.float32(table.initial_noise_scale) * first_noise(noise, shape, source)
         with progress_bar(progress, table.num_steps) as advance_bar:
-            seconds["denoiser"] = self._sample(state, plan, conditions, guidance, source, callback, advance_bar)
+            latents, seconds["denoiser"] = self._sample(
+                start, plan, conditions, guidance, source, callback, advance_bar
+            )
 
-        latents = state.sample.copy()
         images: list[Image.Image] | Floats = []
         if output_type != "latent":
             decoded, seconds["vae_decoder"] = decode(
@@ -211,38 +211,31 @@ class Pipeline:
 
     def _sample(
         self,
-        state: SolverState,
+        start: Floats,
         plan: Plan,
         conditions: Mapping[str, NDArray[Any]],
         guidance: Guidance,
         source: NoiseSource,
         callback: Callback | None,
         advance_bar: Callable[[], None],
-    ) -> float:
-        """Run the sampling loop on ``state`` and return the seconds spent in the denoiser."""
-        manifest, table, noise = self.bundle.manifest, plan.table, None
-        with GuidedDenoiser(
-            self.pool("denoiser"),
-            conditions,
-            manifest.guidance.unconditional,
-            guidance,
-            state.shape,
-            manifest.latents.patch_size,
-            plan.timestep_scale,
-        ) as denoiser:
+    ) -> tuple[Floats, float]:
+        """Run the sampling loop from ``start``; return the latents and the seconds spent in the denoiser."""
+        table, noise = plan.table, None
+        denoiser, solver = self.pool("denoiser"), self._components.solver()
+        with open_steps(denoiser, solver, self.bundle.manifest, plan, conditions, guidance, start) as steps:
             for row in range(len(table)):
-                prediction, variance = denoiser(state, row)
+                steps.predict(row)
                 for _ in range(table.noise_draws[row]):
-                    noise = source.draw(state.shape)
-                sample = state.advance(row, prediction, variance if table.needs_variance else None, noise)
+                    noise = source.draw(start.shape)
+                steps.advance(row, noise)
                 step = int(table.step[row])
                 if row + 1 < len(table) and table.step[row + 1] == step:
                     continue
-                check_finite(sample, "the latents hold", f" after step {step + 1} of {table.num_steps}")
+                steps.check(f" after step {step + 1} of {table.num_steps}")
                 advance_bar()
                 if callback is not None:
-                    view = sample.view()
+                    view = steps.latents().view()
                     view.flags.writeable = False
                     if callback(step, table.num_steps, view) is False:
                         raise Cancelled(f"the callback cancelled after step {step + 1} of {table.num_steps}")
-            return denoiser.seconds
+            return steps.latents().copy(), steps.seconds

@@ -1,9 +1,9 @@
 """The rows of a solver table as the solver graph takes them: one vector a row, a few bytes to upload.
 
-The solver graph (:mod:`dit_deploy.exporters.solver_graph`) is one row of :class:`~dit_deploy.sampling.table.SolverTable`
-with classifier-free guidance before it. It has room for :data:`OLDER` converted outputs besides the row's own m_0. A
-table may remember more than that: a row names only those that it multiplies by something other than 0, and no sampler
-of diffusers multiplies more.
+The solver graph (:mod:`dit_deploy.exporters.solver_graph`) is one row of a
+:class:`~dit_deploy.sampling.table.SolverTable` with classifier-free guidance before it. It has room for :data:`OLDER`
+converted outputs besides the row's own m_0. A table may remember more than that: a row names only those that it
+multiplies by something other than 0, and no sampler of diffusers multiplies more.
 """
 
 from __future__ import annotations
