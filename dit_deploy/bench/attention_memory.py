@@ -104,7 +104,15 @@ def _graphs(
 
 
 def _run(graph: Path, tokens: int, batch: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "dit_deploy.bench.attention_memory", "--child", graph, str(tokens), str(batch)]
+    command = [
+        sys.executable,
+        "-m",
+        "dit_deploy.bench.attention_memory",
+        "--child",
+        str(graph),
+        str(tokens),
+        str(batch),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
