@@ -18,6 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from dit_deploy.errors import BackendError
+from dit_deploy.exporters.calibration._session import open_session
 from dit_deploy.exporters.calibration.observers import Histogram
 from dit_deploy.exporters.passes.graph_file import infer_types, load_graph
 from dit_deploy.exporters.passes.linear import find_linears
@@ -129,7 +130,8 @@ def gather(
     """
     model = load_graph(path)
     observed = instrument(model)
-    session = _session(model, path, threads)
+    # No fusion: what is observed is what the graph says, not what an optimiser made of it.
+    session = open_session(path, threads, graph=ir.to_proto(model).SerializeToString(), fuse=False)
     del model
     statistics = Statistics(layers=dict(observed.layers))
     done, total = 0, sum(_length(one) for one in feeds)
@@ -171,26 +173,6 @@ def _observe(statistics: Statistics, observed: Observed, outputs: Mapping[str, A
         if np.isnan(largest):
             raise BackendError(f"calibration: {value} of the {component} holds NaN values, so it has no range")
         statistics.ranges[value] = max(largest, statistics.ranges.get(value, 0.0))
-
-
-def _session(model: ir.Model, path: Path, threads: int | None) -> ort.InferenceSession:
-    """Return a session of the graph in memory, whose weights stay in the files beside ``path``."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    # No fusion: what is observed is what the graph says, not what an optimiser made of it.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    # Packed weights would be a second copy of a large model; an arena would keep the memory of the largest run.
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
-    try:
-        return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise BackendError(
-            f"ONNX Runtime refuses {path.name} of {path.parent.name} with outputs for calibration: {first_line(error)}"
-        ) from error
 
 
 def _run(session: ort.InferenceSession, feeds: Mapping[str, Array], path: Path) -> dict[str, Array]:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from dit_deploy.bundle import Bundle, Component, TensorSpec
 from dit_deploy.errors import InputError
+from dit_deploy.exporters.calibration._session import MappedRunner
 from dit_deploy.runtimes import Binding, BindingPool, Pipeline, Runner
 from dit_deploy.runtimes.autoencoder import decode
 from dit_deploy.runtimes.integrity import check_component
-from dit_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 __all__ = ["Kept", "Progress", "Recording", "Settings", "Trajectories", "decode_latents", "plan", "sample_trajectories"]
 
@@ -163,7 +163,7 @@ def sample_trajectories(
     """
     component = bundle.component("denoiser")
     check_component(bundle, "denoiser")
-    recording = Recording(OnnxRuntimeRunner(bundle.component_path("denoiser"), component, threads=threads))
+    recording = Recording(MappedRunner(bundle.component_path("denoiser"), component, threads=threads))
     pipeline = Pipeline(bundle, "onnx", threads=threads, runners={"denoiser": recording})
     at_once = max(1, _PATCHES_A_CALL // (2 * _patches(bundle)))
     groups = [range(first, min(first + at_once, settings.samples)) for first in range(0, settings.samples, at_once)]
@@ -190,7 +190,7 @@ def decode_latents(bundle: Bundle, latents: Floats, *, threads: int | None = Non
     """Return pictures [batch, channels, height, width] in 0 … 1 of ``latents``, by the plain decoder, one at a time."""
     component = bundle.component("vae_decoder")
     check_component(bundle, "vae_decoder")
-    pool = BindingPool(OnnxRuntimeRunner(bundle.component_path("vae_decoder"), component, threads=threads))
+    pool = BindingPool(MappedRunner(bundle.component_path("vae_decoder"), component, threads=threads))
     compression = bundle.manifest.latents.spatial_compression
     images = np.concatenate([decode(pool, latents[i : i + 1], compression)[0] for i in range(len(latents))])
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))

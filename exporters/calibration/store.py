@@ -1,0 +1,284 @@
+"""The calibration of a bundle: made once, kept in the bundle, enough for every method and precision.
+
+``calibration/KEY.json`` holds histograms, channel maxima and ranges, not scales: those follow from it in a
+moment, so that another method or another precision costs no second calibration. KEY is the beginning of the
+SHA-256 over the graphs that took part, the scheduler, and the settings; so a file of another graph is never found,
+let alone used.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dit_deploy import __version__
+from dit_deploy.bundle import Bundle
+from dit_deploy.bundle._files import is_below, read_limited
+from dit_deploy.bundle._lock import lock_file
+from dit_deploy.bundle.engine import graph_digest
+from dit_deploy.errors import BundleError, InputError
+from dit_deploy.exporters.calibration._record import (
+    CALIBRATION_FORMAT,
+    CALIBRATION_VERSION,
+    CalibrationRecord,
+    Identity,
+    canonical_digest,
+)
+from dit_deploy.exporters.calibration.observers import Histogram, Levels, Method, check_choice, scale_of
+from dit_deploy.exporters.calibration.statistics import gather
+from dit_deploy.exporters.calibration.trajectories import (
+    Progress,
+    Settings,
+    decode_latents,
+    plan,
+    sample_trajectories,
+)
+from dit_deploy.files import replace_file
+from dit_deploy.runtimes.integrity import check_component
+from dit_deploy.text import one_line
+
+__all__ = ["FOLDER", "Calibration", "calibrate", "read_calibration"]
+
+Floats = NDArray[np.float32]
+
+FOLDER = "calibration"
+#: A DiT-XL/2's takes about two megabytes.
+_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the activations of one component hold while the bundle draws pictures.
+
+    Attributes:
+        component: the component's name.
+        record: all of it, as it is kept.
+        path: where it is kept.
+    """
+
+    component: str
+    record: CalibrationRecord = field(repr=False)
+    path: Path
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything but how long it took and with what it was made."""
+        return self.record.digest
+
+    @property
+    def seconds(self) -> float:
+        """How long it took when it was made."""
+        return self.record.seconds
+
+    def scales(self, method: Method = "mse", levels: Levels = "int8", percentile: float = 99.99) -> dict[str, float]:
+        """Return the activation scale of each linear layer; see :func:`~.observers.scale_of`.
+
+        Raises:
+            InputError: no such method or levels, or ``percentile`` is not in 0 … 100.
+        """
+        check_choice(method, levels, percentile)
+        found = {
+            value: scale_of(activation.histogram(), method, levels, percentile)
+            for value, activation in self.record.activations.items()
+        }
+        return {layer: found[value] for layer, value in self.record.layers.items()}
+
+    def channel_maxima(self) -> dict[str, Floats]:
+        """Return the largest |x| of each input channel of each linear layer, float32 [in]."""
+        found = {value: activation.maxima() for value, activation in self.record.activations.items()}
+        return {layer: found[value] for layer, value in self.record.layers.items()}
+
+    def histograms(self) -> dict[str, Histogram]:
+        """Return the histogram of the input of each linear layer."""
+        found = {value: activation.histogram() for value, activation in self.record.activations.items()}
+        return {layer: found[value] for layer, value in self.record.layers.items()}
+
+    def ranges(self) -> dict[str, float]:
+        """Return the largest |x| of every float tensor that depends on an input; infinity where one occurred."""
+        return {name: np.inf if largest is None else largest for name, largest in self.record.ranges.items()}
+
+
+def calibrate(
+    bundle: Bundle,
+    *,
+    component: str = "denoiser",
+    samples: int | None = None,
+    evaluations: int = 16,
+    steps: int | None = None,
+    seed: int = 0,
+    guidance_scale: float | None = None,
+    conditions: Mapping[str, Sequence[int]] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    force: bool = False,
+) -> Calibration:
+    """Return the calibration of a component, from the bundle where it is kept there, else made now and kept.
+
+    The denoiser sees the evaluations of :func:`~.trajectories.sample_trajectories`, the VAE's decoder the latents that
+    they end in, its encoder the pictures of these; so calibrating a part of the VAE calibrates the denoiser first.
+    Several processes may calibrate one bundle: the second waits for the first, and finds what that made. What is
+    interrupted leaves nothing behind.
+
+    Args:
+        samples, evaluations, steps, seed, guidance_scale, conditions: see :func:`~.trajectories.plan`.
+        threads: threads within an operator; ``None`` is one a core. Bytes are reproducible for one number of them.
+        progress: called with what is being done, how far, and of how much.
+        force: make it anew even where it is kept.
+
+    Raises:
+        InputError: an argument is out of range, or the component's inputs cannot be made from a trajectory.
+        BundleError: there is no such component, its files were altered, or the bundle's folder cannot be written to.
+        BackendError: an activation is not finite, or ONNX Runtime is not installed or refuses the graph.
+    """
+    bundle.component(component)
+    settings = plan(
+        bundle,
+        samples=samples,
+        evaluations=evaluations,
+        steps=steps,
+        seed=seed,
+        guidance_scale=guidance_scale,
+        conditions=conditions,
+    )
+    tell = progress or (lambda _text, _done, _total: None)
+    identity = _identity(bundle, component, settings)
+    path = bundle.path / FOLDER / f"{canonical_digest(identity)[:16]}.json"
+    if not force and (kept := _find(path, identity, tell)):
+        return Calibration(component, kept, path)
+    with _locked(path, lambda: tell("waiting for another calibration", 0, 1)):
+        if not force and (kept := _find(path, identity, tell)):
+            return Calibration(component, kept, path)
+        started = time.perf_counter()
+        if component == "denoiser":
+            trajectories = sample_trajectories(bundle, settings, threads=threads, progress=progress)
+            latents, feeds = trajectories.latents, trajectories.feeds
+        else:
+            latents = _latents(bundle, settings, threads, progress)
+            feeds = [_autoencoder_feed(bundle, component, latents, threads)]
+        check_component(bundle, component)
+        statistics = gather(
+            bundle.component_path(component),
+            feeds,
+            threads=threads,
+            progress=lambda done, total: tell(f"observing the {component}", done, total),
+        )
+        seconds = round(time.perf_counter() - started, 3)
+        record = CalibrationRecord.make(
+            identity, statistics, latents if component == "denoiser" else None, f"dit-deploy {__version__}", seconds
+        )
+        _write(path, record)
+    return Calibration(component, record, path)
+
+
+def read_calibration(path: Path) -> CalibrationRecord:
+    """Return what a file of the folder ``calibration`` holds.
+
+    Raises:
+        BundleError: it cannot be read, is larger than a calibration can be, damaged, or none.
+    """
+    return CalibrationRecord.parse(read_limited(path, _LIMIT), str(path))
+
+
+def _identity(bundle: Bundle, component: str, settings: Settings) -> dict[str, Any]:
+    """Return what decides the content of a calibration."""
+    manifest = bundle.manifest
+    graphs = {"denoiser", component}
+    if component == "vae_encoder":
+        graphs.add("vae_decoder")
+    decisive = {
+        "scheduler": manifest.files[manifest.scheduler.path].sha256,
+        "guidance": manifest.guidance.model_dump(mode="json"),
+        "latents": manifest.latents.model_dump(mode="json"),
+        "prediction": manifest.prediction.model_dump(mode="json"),
+    }
+    chosen = asdict(settings)
+    chosen["conditions"] = {name: list(values) for name, values in settings.conditions.items()}
+    return {
+        "format": CALIBRATION_FORMAT,
+        "version": CALIBRATION_VERSION,
+        "component": component,
+        "graphs": {name: graph_digest(manifest, name) for name in sorted(graphs) if name in manifest.components},
+        "model": canonical_digest(decisive),
+        "settings": chosen,
+    }
+
+
+def _find(path: Path, identity: Identity, tell: Progress) -> CalibrationRecord | None:
+    """Return what is kept at ``path``; ``None`` where there is nothing, or nothing that can be used."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        record = read_calibration(path)
+    except BundleError:
+        tell(f"{FOLDER}/{path.name} is damaged, and made anew", 0, 1)
+        return None
+    if record.identity() != identity:
+        tell(f"{FOLDER}/{path.name} is of another graph or other settings, and made anew", 0, 1)
+        return None
+    return record
+
+
+def _latents(bundle: Bundle, settings: Settings, threads: int | None, progress: Progress | None) -> Floats:
+    """Return the latents that the denoiser's calibration with these settings ended in."""
+    values = asdict(settings)
+    values.pop("pictures")
+    record = calibrate(bundle, **values, threads=threads, progress=progress).record
+    assert record.latents is not None
+    return record.latents.array()
+
+
+def _autoencoder_feed(bundle: Bundle, component: str, latents: Floats, threads: int | None) -> dict[str, Floats]:
+    """Return the input of a part of the VAE."""
+    names = {spec.name for spec in bundle.component(component).inputs}
+    if component == "vae_decoder" and names == {"latents"}:
+        return {"latents": latents}
+    if component == "vae_encoder" and names == {"images"}:
+        if "vae_decoder" not in bundle.manifest.components:
+            raise InputError("calibration: a VAE encoder sees decoded pictures, and this bundle has no VAE decoder")
+        return {"images": decode_latents(bundle, latents, threads=threads)}
+    raise InputError(
+        f"calibration: {component} came; the inputs of denoiser, vae_decoder and vae_encoder can be made from "
+        "trajectories, no others"
+    )
+
+
+@contextmanager
+def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of the calibration ``path``, whose folder is made where it is missing."""
+    folder = path.parent
+    with _writing(path):
+        folder.mkdir(exist_ok=True)
+        # The folder is no part of what was checked when the bundle was opened.
+        if not is_below(os.path.realpath(folder), os.path.realpath(folder.parent)):
+            raise BundleError(f"{folder} is a link that leaves the bundle; remove it")
+        lock = lock_file(folder / f".{path.stem}.lock", waiting)
+        lock.__enter__()
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def _write(path: Path, record: CalibrationRecord) -> None:
+    with _writing(path):
+        replace_file(path, record.to_json())
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say of the system's refusal what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            f"{path.parent} cannot be written to: {one_line(error.strerror or error)}; a calibration is kept in its "
+            "bundle, so give the folder the permission, or copy the bundle to a place where you may write"
+        ) from error
