@@ -40,7 +40,12 @@ def session(model: ir.Model, *, optimized: bool = False) -> ort.InferenceSession
     options.graph_optimization_level = (
         ort.GraphOptimizationLevel.ORT_ENABLE_ALL if optimized else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     )
-    proto = ir.to_proto(ir.external_data.load_to_model(model.clone()))
+    proto = ir.to_proto(model)
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            weight = model.graph.initializers[tensor.name].const_value
+            assert weight is not None
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weight.numpy(), tensor.name))
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
