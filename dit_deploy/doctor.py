@@ -16,11 +16,9 @@ from typing import Any
 
 from dit_deploy import extras
 from dit_deploy.bench.machine import available_memory, describe, free_disk
+from dit_deploy.targets import TENSORRT_RTX_TARGETS
 
-__all__ = ["TENSORRT_RTX_TARGETS", "Gpu", "Role", "examine"]
-
-#: Compute capabilities that TensorRT-RTX builds for. H100 and H200 (9.0) want full TensorRT.
-TENSORRT_RTX_TARGETS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+__all__ = ["Gpu", "Role", "examine"]
 
 #: A graph with one Identity, as bytes of the ONNX protobuf, so that a provider can be tried without the onnx package.
 _IDENTITY = (

@@ -1,0 +1,1 @@
+"""ONNX → engine: one module per backend."""
