@@ -1,18 +1,21 @@
-"""The components of a bundle, each checked and loaded when it is first used."""
+"""The components of a bundle, each checked and loaded when it is first used: from an engine, or as a plain graph."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 
-from dit_deploy.bundle import Bundle
-from dit_deploy.bundle.solver import SOLVER
-from dit_deploy.errors import InputError
-from dit_deploy.runtimes.arguments import shown
-from dit_deploy.runtimes.integrity import check_component
+from dit_deploy.bundle import Bundle, Component, Engine
+from dit_deploy.bundle.solver import SOLVER, solver_component
+from dit_deploy.runtimes.choose import choose_engine
+from dit_deploy.runtimes.fit import this_machine
+from dit_deploy.runtimes.integrity import check_component, check_engine
 from dit_deploy.runtimes.runner import BindingPool, Runner
 
 __all__ = ["Components", "choose_engine"]
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class Components:
@@ -22,14 +25,19 @@ class Components:
         bundle: an opened bundle.
         threads: threads within an operator; ``None`` is one a core.
         runners: components to run instead of the bundle's own, by name; ``"solver"`` may be among them.
+        engine: runs the components that it has; the others run as plain graphs, as all do without one.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None, runners: Mapping[str, Runner]) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int | None, runners: Mapping[str, Runner], engine: Engine | None = None
+    ) -> None:
         self._bundle = bundle
         self._threads = threads
         self._runners = dict(runners)
+        self._engine = engine
         self._pools: dict[str, BindingPool] = {}
         self._locks = {name: threading.Lock() for name in bundle.manifest.components}
+        self._solver_lock = threading.Lock()
         self._solver_lock = threading.Lock()
 
     def __contains__(self, name: object) -> bool:
@@ -51,23 +59,60 @@ class Components:
     def solver(self) -> BindingPool | None:
         """Return the bindings of the solver graph, or ``None`` where there is none: the plain graphs have none."""
         with self._solver_lock:
-            if SOLVER not in self._pools and SOLVER in self._runners:
-                self._pools[SOLVER] = BindingPool(self._runners[SOLVER])
-            return self._pools.get(SOLVER)
+            if SOLVER not in self._pools:
+                if SOLVER not in self._runners and not self._built(SOLVER):
+                    return None
+                self._pools[SOLVER] = BindingPool(self._runners.get(SOLVER) or self._load(SOLVER))
+            return self._pools[SOLVER]
+
+    def _built(self, name: str) -> bool:
+        return self._engine is not None and name in self._engine.record.components
 
     def _load(self, name: str) -> Runner:
+        engine, component = self._engine, self._bundle.component(name)
+        if engine is not None and name in engine.record.components:
+            return self._load_from(engine, name, component)
         from dit_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
         check_component(self._bundle, name)
-        return OnnxRuntimeRunner(self._bundle.component_path(name), self._bundle.component(name), threads=self._threads)
+        path = self._bundle.component_path(name)
+        return OnnxRuntimeRunner(path, component, threads=self._threads, providers=_plain_providers(engine))
 
+    def _load_solver(self) -> Runner | None:
+        """Load the engine's solver graph, where the denoiser beside it is on a device: only there is it of use."""
+        engine = self._engine
+        if engine is None or SOLVER not in engine.record.components or engine.record.target.device == "cpu":
+            return None
+        return self._load_from(engine, SOLVER, solver_component(self._bundle.manifest), cuda_graphs=False)
 
-def choose_engine(bundle: Bundle, engine: str) -> str:
-    """Return the engine that ``engine`` means in this bundle: for now the plain graphs are the only one there is."""
-    if engine in ("auto", "onnx"):
-        return "onnx"
-    if engine in bundle.engine_names():
-        raise InputError(
-            f'engine: {engine!r} is in this bundle, but this version runs the plain graphs only; use engine="onnx"'
+    def _load_from(self, engine: Engine, name: str, component: Component, *, cuda_graphs: bool = True) -> Runner:
+        check_engine(engine, name)
+        built, path = engine.record.components[name], engine.file(name)
+        if built.kind == "onnx":
+            from dit_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+            return OnnxRuntimeRunner(
+                path, component, threads=self._threads, providers=_providers(engine), cuda_graphs=cuda_graphs
+            )
+        from dit_deploy.runtimes.tensorrt import TensorRTRunner
+
+        return TensorRTRunner(
+            path,
+            component,
+            flavour="tensorrt" if engine.record.backend == "tensorrt" else "tensorrt-rtx",
+            profiles=built.profiles,
+            cache=self._bundle.cache_folder(),
+            cuda_graphs=cuda_graphs,
         )
-    raise InputError(f"engine: {shown(engine)} came; this bundle has onnx, the plain graphs")
+
+
+def _providers(engine: Engine) -> tuple[str, ...]:
+    """Return the providers of an engine of ONNX Runtime's: its own, and the CPU's for what that leaves."""
+    return tuple(dict.fromkeys([engine.record.target.provider or _CPU, _CPU]))
+
+
+def _plain_providers(engine: Engine | None) -> tuple[str, ...]:
+    """Return the providers of a plain graph: CUDA's beside an engine that runs on a GPU, where there is one."""
+    if engine is not None and engine.record.target.device == "cuda" and _CUDA in this_machine().providers:
+        return (_CUDA, _CPU)
+    return (_CPU,)

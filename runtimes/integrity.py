@@ -1,16 +1,17 @@
-"""A component's files held against the manifest before a backend opens them, each hashed once a process."""
+"""Files held against their records before a backend opens them, each hashed once a process."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from dit_deploy.bundle import Bundle
+from dit_deploy.bundle import Bundle, Engine, FileRecord
 from dit_deploy.errors import BundleError, IntegrityError
 
-__all__ = ["check_component"]
+__all__ = ["check_component", "check_engine", "check_recorded"]
 
 #: (path, size, mtime_ns, inode) → SHA-256: a file that was hashed and has not been written since.
 _known: dict[tuple[str, int, int, int], str] = {}
@@ -27,18 +28,51 @@ def check_component(bundle: Bundle, name: str) -> None:
         BundleError: a file cannot be read.
     """
     folder = PurePosixPath(bundle.component(name).path).parent
-    for relative, record in bundle.manifest.files.items():
-        if not PurePosixPath(relative).is_relative_to(folder):
-            continue
-        path = bundle.file(relative)
+    _check(
+        (
+            (bundle.file(relative), record)
+            for relative, record in bundle.manifest.files.items()
+            if PurePosixPath(relative).is_relative_to(folder)
+        ),
+        "the manifest",
+        "export the bundle again, or copy it again",
+        bundle.path,
+    )
+
+
+def check_engine(engine: Engine, component: str) -> None:
+    """Check the SHA-256 of every file that ``component`` of an engine runs from: its artefact and what it refers to.
+
+    Raises:
+        IntegrityError: a file is missing, or is not the one that ``engine.json`` describes.
+        BundleError: the engine has no such component, or a file cannot be read.
+    """
+    engine.file(component)
+    # First, as the artefact is read to know what it refers to.
+    check_recorded(engine, [engine.record.components[component].path])
+    check_recorded(engine, engine.files_of(component))
+
+
+def check_recorded(engine: Engine, files: Iterable[str]) -> None:
+    """Check the SHA-256 of recorded files of an engine, given by their paths in it; raises as :func:`check_engine`."""
+    _check(
+        ((engine.recorded(relative), engine.record.files[relative]) for relative in files),
+        "engine.json",
+        "build the engine again, or copy it again",
+        engine.path.parents[1],
+    )
+
+
+def _check(files: Iterable[tuple[Path, FileRecord]], record_name: str, mend: str, bundle: Path) -> None:
+    for path, record in files:
         try:
             found = _sha256(path)
         except OSError as error:
             raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
         if found != record.sha256:
             raise IntegrityError(
-                f"{path} was altered: its SHA-256 is {found}, the manifest says {record.sha256}; export the bundle "
-                f"again, or copy it again (`dit-deploy verify {bundle.path}` lists every file that differs)"
+                f"{path} was altered: its SHA-256 is {found}, {record_name} says {record.sha256}; {mend} "
+                f"(`dit-deploy verify {bundle}` lists every file that differs)"
             )
 
 

@@ -61,13 +61,14 @@ class Pipeline:
     Args:
         bundle: an opened bundle.
         engine: ``"onnx"`` for the plain graphs, the name of a built engine, or ``"auto"`` for the best that
-            this machine runs.
+            this machine runs. Components that an engine does not have run as plain graphs. :attr:`engine` is the
+            name of what runs, and :attr:`engine_reason` says in one line why.
         threads: threads within an operator; ``None`` is one a core.
         runners: components to run instead of the bundle's own, by name (a reference, a test).
 
     Raises:
-        InputError: there is no such engine.
-        BundleError: the bundle is not whole; ``IntegrityError`` where the denoiser's files were altered.
+        InputError: there is no such engine, or it does not fit this machine.
+        BundleError: the bundle or the engine is not whole; ``IntegrityError`` where the denoiser's files were altered.
         BackendError: the backend is not installed, or refuses a graph.
     """
 
@@ -80,8 +81,10 @@ class Pipeline:
         runners: Mapping[str, Runner] | None = None,
     ) -> None:
         self.bundle = bundle
-        self.engine = choose_engine(bundle, engine)
-        self._components = Components(bundle, threads, runners or {})
+        choice = choose_engine(bundle, engine)
+        self.engine = choice.name
+        self.engine_reason = choice.reason
+        self._components = Components(bundle, threads, runners or {}, choice.engine)
         self._components.pool("denoiser")
         latents = bundle.manifest.latents
         self.pixel_multiple = latents.patch_size * latents.spatial_compression

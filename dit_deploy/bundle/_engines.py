@@ -19,7 +19,7 @@ from ._parity import not_finite
 from ._parse import explain, parse_engine
 from ._stable import read_stable
 from ._verify import Problem, Progress, Recorded, verify
-from .engine import ENGINE_RECORD, RESERVED_NAMES, EngineRecord, graph_digest
+from .engine import ENGINE_RECORD, RESERVED_NAMES, SOLVER, EngineRecord, graph_digest
 from .manifest import Manifest
 
 __all__ = [
@@ -167,7 +167,7 @@ def load_engine(root: Path, manifest: Manifest, path: Path, name: str) -> Engine
         if relative.endswith(".onnx"):
             check_references(path, relative, record.files, "engine", ENGINE_RECORD)
     for component, built in record.components.items():
-        if component not in manifest.components:
+        if component not in manifest.components and component != SOLVER:
             raise BundleError(f"{path} has a component {component!r}, which the bundle does not have; {_MEND}")
         if built.graph != graph_digest(manifest, component):
             raise BundleError(

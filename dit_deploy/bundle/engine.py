@@ -25,6 +25,7 @@ __all__ = [
     "ENGINE_RECORD",
     "ENGINE_VERSION",
     "RESERVED_NAMES",
+    "SOLVER",
     "BackendName",
     "EngineComponent",
     "EngineName",
@@ -48,6 +49,8 @@ EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_
 ComputeCapability = Annotated[str, Field(pattern=r"^[1-9][0-9]?\.[0-9]$")]
 Seconds = Annotated[float, Field(ge=0)]
 
+#: What an engine calls the solver graph among its components; see :mod:`dit_deploy.bundle.solver`.
+SOLVER = "solver"
 #: Names that mean something else where an engine is asked for: the best that fits, and the plain graphs.
 RESERVED_NAMES = ("auto", "onnx")
 
@@ -195,8 +198,11 @@ def graph_digest(manifest: Manifest, name: str) -> str:
     """Return the SHA-256 that names the graph of component ``name`` with its weights.
 
     It covers path, size and SHA-256 of every recorded file in the graph's folder or below, where its external data
-    lies; so it is known without reading one byte of weights. ``KeyError`` where there is no such component.
+    lies; so it is known without reading one byte of weights. The solver graph, which no bundle carries, is named by
+    the denoiser that it is for. ``KeyError`` where there is no such component.
     """
+    if name == SOLVER:
+        return _digest([SOLVER, graph_digest(manifest, "denoiser")])
     folder = PurePosixPath(manifest.components[name].path).parent
     return _digest(
         [

@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..sampling.solver_row import OLDER, WIDTH
-from .engine import Profile, SizeRange
+from .engine import SOLVER, Profile, SizeRange
 from .manifest import Axis, Component, Manifest, TensorSpec
 
 __all__ = ["SOLVER", "solver_component", "solver_profile"]
-
-#: What an engine calls the solver graph among its components.
-SOLVER = "solver"
 
 
 def solver_component(manifest: Manifest, path: str = "solver.onnx") -> Component:

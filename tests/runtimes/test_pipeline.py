@@ -285,14 +285,6 @@ def test_an_unknown_engine_names_those_there_are(tiny_bundle: Path) -> None:
         Pipeline(Bundle.open(tiny_bundle), engine="fast")
 
 
-def test_a_built_engine_is_there_but_not_run(tiny_bundle: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_bundle, tmp_path / "built")
-    (tmp_path / "built" / "engines" / "fast").mkdir(parents=True)
-    (tmp_path / "built" / "engines" / "fast" / "engine.json").write_text("{}")
-    with pytest.raises(InputError, match="'fast' is in this bundle, but this version runs the plain graphs only"):
-        Pipeline(Bundle.open(tmp_path / "built"), engine="fast")
-
-
 def test_a_whole_config_without_a_prediction_type_means_epsilon(pipe: Pipeline) -> None:
     assert pipe(class_labels=1, num_inference_steps=2, scheduler={"_class_name": "DDIMScheduler"}).images
 
