@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
+from ..errors import BundleError
 from ._reader import Bundle
 from .manifest import TensorSpec
 from .shapes import range_text, shape_text
@@ -23,7 +24,8 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
 
     Keys: ``path``, ``version``, ``created_by``, ``digest``, ``family``, ``source``, ``latents``, ``components``
     (each with ``path``, ``size``, ``inputs``, ``outputs`` as lines), ``prediction``, ``guidance``, ``scheduler``
-    (with its ``class``), ``labels`` (how many), ``files`` (how many), ``size``, ``engines`` and ``parity`` (names).
+    (with its ``class``), ``labels`` (how many), ``files`` (how many), ``size``, ``engines`` (name → its record, its
+    ``size`` instead of its files; or an ``error`` alone where it cannot be opened) and ``parity`` (names).
 
     Raises :class:`BundleError` where the scheduler config cannot be read.
     """
@@ -57,6 +59,15 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
         "labels": len(manifest.labels),
         "files": len(manifest.files),
         "size": sum(record.size for record in manifest.files.values()),
-        "engines": bundle.engine_names(),
+        "engines": {name: _engine(bundle, name) for name in bundle.engine_names()},
         "parity": bundle.parity_names(),
     }
+
+
+def _engine(bundle: Bundle, name: str) -> dict[str, Any]:
+    try:
+        record = bundle.engine(name).record
+    except BundleError as error:
+        return {"error": str(error)}
+    facts = record.model_dump(mode="json", exclude={"format", "files", "name"})
+    return {**facts, "size": sum(one.size for one in record.files.values())}

@@ -108,6 +108,8 @@ def generate(
         raise InputError(f"--columns {columns} is for --grid; add it, or leave --columns out")
     files = plan_files(out, len(labels), grid=grid, overwrite=overwrite)
     pipe = Pipeline(opened, engine, threads=threads)
+    if engine == "auto" and opened.engine_names():
+        typer.echo(f"engine {pipe.engine_reason}", err=True)
     start: Any = _one_or_all(init_image)
     with step_bar("denoising") as advance:
         result = pipe(

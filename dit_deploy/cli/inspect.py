@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dit_deploy.cli._console import print_results
+from dit_deploy.cli._engines import describe_engine
 from dit_deploy.cli._options import BundleFolder
+from dit_deploy.errors import BundleError
+
+if TYPE_CHECKING:
+    from dit_deploy.bundle import Bundle
 
 __all__ = ["inspect"]
 
@@ -25,14 +30,27 @@ def inspect(
     """
     from dit_deploy.bundle import Bundle, summarise
 
-    facts = summarise(Bundle.open(bundle))
-    if json_:
-        typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
-    else:
-        _print(facts)
+    opened = Bundle.open(bundle)
+    facts = summarise(opened)
+    if not json_:
+        _print(facts, {name: _engine_lines(opened, name) for name in facts["engines"]})
+        return
+    from dit_deploy.runtimes.fit import unfit
+
+    for name, engine in facts["engines"].items():
+        if "error" not in engine:
+            engine["unfit"] = unfit(opened.engine(name).record)
+    typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
 
 
-def _print(facts: dict[str, Any]) -> None:
+def _engine_lines(bundle: Bundle, name: str) -> list[str]:
+    try:
+        return describe_engine(bundle.engine(name))
+    except BundleError as error:
+        return [str(error)]
+
+
+def _print(facts: dict[str, Any], engines: dict[str, list[str]]) -> None:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
@@ -65,6 +83,10 @@ def _print(facts: dict[str, Any]) -> None:
             table.add_row("", f"← {line}")
         for line in component["outputs"]:
             table.add_row("", f"→ {line}")
+    for name, lines in engines.items():
+        table.add_row()
+        for row, line in enumerate(lines):
+            table.add_row("" if row else f"engine {name}", line)
     print_results(table)
 
 

@@ -27,5 +27,10 @@ def verify(bundle: BundleFolder) -> None:
     if problems:
         raise typer.Exit(1)
     Bundle.open(bundle)  # what hashes cannot tell: whether the graphs keep to the recorded files
-    sizes = [record.size for record in opened.manifest.files.values()]
-    typer.echo(f"{opened.path}: {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB, all as recorded")
+    engines = opened.engine_names()
+    recorded = [opened.manifest.files, *(opened.engine(name).record.files for name in engines)]
+    sizes = [record.size for files in recorded for record in files.values()]
+    of = {0: "", 1: ", those of an engine among them"}.get(
+        len(engines), f", those of {len(engines)} engines among them"
+    )
+    typer.echo(f"{opened.path}: {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB{of}, all as recorded")

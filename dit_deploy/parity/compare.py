@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dit_deploy.bundle import Bundle, check_values
+from dit_deploy.bundle import Bundle, EngineRecord, check_values
 from dit_deploy.parity.components import compare_component, sizes_to_try
 from dit_deploy.parity.limits import limits_for
 from dit_deploy.parity.report import ComponentError, ParityReport
 from dit_deploy.parity.trajectory import Request, compare_run
+from dit_deploy.runtimes.fit import made_for
 from dit_deploy.runtimes.pipeline import Pipeline
 from dit_deploy.runtimes.runner import Runner
 from dit_deploy.sampling import SCHEDULERS, resolve_scheduler
@@ -60,7 +61,7 @@ def parity(
 
     Args:
         engine: as of :class:`~dit_deploy.Pipeline`.
-        precision: whose limits hold; by default those of what the plain graphs' weights are stored as.
+        precision: whose limits hold; by default the engine's, or what the plain graphs' weights are stored as.
         class_labels: what to draw; by default four classes spread over those that there are.
         num_inference_steps, guidance_scale: the bundle's own by default.
         scheduler: a diffusers scheduler's name or config for both sides. By default each side reads its own, so that
@@ -77,7 +78,10 @@ def parity(
     """
     pipeline = Pipeline(bundle, engine, threads=threads, runners=runners)
     manifest = bundle.manifest
-    limits = limits_for(precision or _precision(bundle))
+    built = None if pipeline.engine == "onnx" else bundle.engine(pipeline.engine).record
+    limits = limits_for(precision or _precision(bundle, built))
+    if engine == "auto" and bundle.engine_names() and progress is not None:
+        progress(f"engine {pipeline.engine_reason}")
     advance = _Lines(progress)
     labels = _labels(bundle) if class_labels is None else list(class_labels)
     check_values(manifest.components["denoiser"].input("class_labels"), np.asarray(labels))
@@ -119,7 +123,7 @@ def parity(
         request = Request(**{**vars(request), "image": sampled.images})
         runs.append(compare_run(pipeline, reference, request, advance)[0])
     return ParityReport(
-        subject=_subject(bundle, reference, pipeline.engine),
+        subject=_subject(bundle, reference, built),
         limits=limits,
         components=components,
         runs=runs,
@@ -149,8 +153,10 @@ class _Lines:
         self._what, self._said = what, now
 
 
-def _precision(bundle: Bundle) -> str:
-    """Return the precision of the plain graphs: what their weights are stored as."""
+def _precision(bundle: Bundle, engine: EngineRecord | None) -> str:
+    """Return the precision of an engine, or of the plain graphs: what their weights are stored as."""
+    if engine is not None:
+        return engine.precision
     return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[bundle.component("denoiser").weights]
 
 
@@ -164,13 +170,14 @@ def _labels(bundle: Bundle) -> list[int]:
     return [classes[index * (len(classes) - 1) // (_PICTURES - 1)] for index in range(_PICTURES)]
 
 
-def _subject(bundle: Bundle, reference: TorchReference, engine: str) -> dict[str, str]:
+def _subject(bundle: Bundle, reference: TorchReference, engine: EngineRecord | None) -> dict[str, str]:
     manifest = bundle.manifest
+    plain = "onnx (plain graphs, ONNX Runtime)"
     libraries = {"dit-deploy": _version("dit-deploy"), "onnxruntime": _version("onnxruntime"), **reference.versions}
     return {
         "bundle": bundle.path.name,
         "bundle sha256": bundle.digest,
-        "engine": "onnx (plain graphs, ONNX Runtime)" if engine == "onnx" else engine,
+        "engine": plain if engine is None else f"{engine.name} ({engine.precision}, {made_for(engine)})",
         "source": f"{manifest.source.name} ({manifest.source.kind.replace('_', ' ')})",
         "source sha256": manifest.source.sha256,
         "reference": f"{reference.source.name} ({reference.kind.replace('_', ' ')})",
