@@ -38,7 +38,6 @@ class Components:
         self._pools: dict[str, BindingPool] = {}
         self._locks = {name: threading.Lock() for name in bundle.manifest.components}
         self._solver_lock = threading.Lock()
-        self._solver_lock = threading.Lock()
 
     def __contains__(self, name: object) -> bool:
         return name in self._locks

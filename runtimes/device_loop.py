@@ -104,7 +104,7 @@ class DeviceSteps:
         self._sample, self._spare, self._saved, self._spare_saved = (latents() for _ in range(4))
         self._zeros, self._noise, self._converted = (latents() for _ in range(3))
         self._history = [latents() for _ in range(table.history - 1)]  # m_1 first
-        self._coefficients = self._uploaded(self._rows[0].coefficients)
+        self._coefficients = device.allocate(self._rows[0].coefficients.shape, np.float32)
         mask = np.zeros(shape[1], np.float32)
         mask[: guidance.channels] = 1.0
         self._channels = self._uploaded(mask)
@@ -125,6 +125,8 @@ class DeviceSteps:
     def predict(self, row: int) -> None:
         """Start the denoiser on the model input that lies ready."""
         started = time.perf_counter()
+        # Before the denoiser is busy: a copy from ordinary memory may wait for what was queued.
+        self._device.upload(self._coefficients, self._rows[row].coefficients)
         self._denoiser(self._copies(row)).launch()
         self.seconds += time.perf_counter() - started
 
@@ -136,7 +138,6 @@ class DeviceSteps:
         if own.noise:
             assert noise is not None
             self._device.upload(self._noise, noise)
-        self._device.upload(self._coefficients, own.coefficients)
         prediction, model_input = self._denoiser(copies).buffers, self._denoiser(then).buffers
         older = [self._history[k - 1] for k in own.older] + [self._zeros] * (OLDER - len(own.older))
         solver = self._solver(copies, then)

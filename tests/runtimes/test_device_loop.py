@@ -108,10 +108,12 @@ def test_the_picture_is_the_hosts(
     request = {"class_labels": [3, 11], "num_inference_steps": 6, "seed": 7, "output_type": "numpy", **arguments}
     theirs, ours = host(**request), device(**request)
     assert launched
-    assert np.abs(ours.latents - theirs.latents).max() <= 1e-5 * np.abs(theirs.latents).max()
+    # Where predicted samples are clipped, what is subtracted is some hundreds, and the latents are 1.
+    limit = 1e-5 if arguments.get("scheduler") == "ddpm" else 1e-6
+    assert np.abs(ours.latents - theirs.latents).max() <= limit * np.abs(theirs.latents).max()
     assert isinstance(ours.images, np.ndarray)
     assert isinstance(theirs.images, np.ndarray)
-    assert np.abs(ours.images - theirs.images).max() <= 1e-4
+    assert np.abs(ours.images - theirs.images).max() <= 1e-5
     assert theirs.images.std() > 0.05
 
 
