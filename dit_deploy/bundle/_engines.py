@@ -177,10 +177,16 @@ def load_engine(root: Path, manifest: Manifest, path: Path, name: str) -> Engine
 
 
 def recorded_engines(root: Path) -> tuple[list[Recorded], list[Problem]]:
-    """Return the finished engines for :func:`verify`, and those whose records cannot be read."""
+    """Return the finished engines for :func:`verify`, and those whose records cannot be read.
+
+    Folders that are links out of the bundle are left to :func:`verify`'s look at the bundle itself.
+    """
     folders, problems = [], []
+    real_root = os.path.realpath(root)
     for name in engine_names(root / "engines"):
         prefix = f"engines/{name}/"
+        if not is_below(os.path.realpath(root / prefix), real_root):
+            continue
         try:
             folders.append(_as_recorded(root / prefix, _read_record(root / prefix), prefix))
         except BundleError as error:
@@ -191,8 +197,9 @@ def recorded_engines(root: Path) -> tuple[list[Recorded], list[Problem]]:
 def unusable_engines(root: Path, manifest: Manifest, known: Sequence[Problem]) -> list[Problem]:
     """Return the engines whose files are as recorded, as far as ``known`` says, but which do not open for all that."""
     problems = []
+    paths = {problem.path for problem in known}
     for name in engine_names(root / "engines"):
-        if any(problem.path.startswith(f"engines/{name}/") for problem in known):
+        if paths & {"engines", f"engines/{name}"} or any(path.startswith(f"engines/{name}/") for path in paths):
             continue
         try:
             open_engine(root, manifest, name)

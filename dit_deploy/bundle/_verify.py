@@ -83,7 +83,8 @@ def verify(folders: Sequence[Recorded], progress: Progress | None = None) -> lis
             problems += _held_against(folder, path, record, advance)
             done += record.size
         problems += _unrecorded(folder)
-    return problems
+    # A link out of an engine may be one out of its bundle, too.
+    return list({(problem.path, problem.kind): problem for problem in reversed(problems)}.values())[::-1]
 
 
 def _held_against(folder: Recorded, path: str, record: FileRecord, advance: Callable[[int], None]) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from ..text import one_line
 from .manifest import FileRecord, Manifest, Name, Positive, Record, Sha256, check_relative_path
 
 __all__ = [
@@ -187,11 +188,12 @@ def explain_key(old: Mapping[str, str] | None, new: Mapping[str, str]) -> list[s
     """
     if old is None:
         return ["there is no engine of this name yet"]
-    return [
-        f"{part}: {_shown(old.get(part))} → {_shown(new.get(part))}"
-        for part in sorted({*old, *new})
-        if old.get(part) != new.get(part)
-    ]
+    lines = []
+    for part in sorted({*old, *new}):
+        if old.get(part) != new.get(part):
+            before, after = _shown(old.get(part)), _shown(new.get(part))
+            lines.append(f"{part}: {_cut(before, after)} → {_cut(after, before)}")
+    return lines
 
 
 def graph_digest(manifest: Manifest, name: str) -> str:
@@ -221,4 +223,12 @@ def _digest(value: object) -> str:
 def _shown(value: str | None) -> str:
     if value is None:
         return "not set"
-    return re.sub(r"\b[0-9a-f]{64}\b", lambda match: match[0][:12], value) or "empty"
+    return one_line(re.sub(r"\b[0-9a-f]{64}\b", lambda match: match[0][:12], value), None) or "empty"
+
+
+def _cut(text: str, other: str) -> str:
+    """Return ``text`` without much of what it begins with as ``other`` does, and at most 120 characters of the rest."""
+    same = next((at for at, pair in enumerate(zip(text, other, strict=False)) if pair[0] != pair[1]), 0)
+    if len(text) <= 120 or same <= 40:
+        return one_line(text, 120)
+    return "…" + one_line(text[same - 20 :], 119)
