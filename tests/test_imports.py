@@ -88,6 +88,7 @@ PUBLIC = [
     "dit_deploy.bench",
     "dit_deploy.bundle",
     "dit_deploy.exporters",
+    "dit_deploy.exporters.calibration",
     "dit_deploy.parity",
     "dit_deploy.runtimes",
     "dit_deploy.sampling",

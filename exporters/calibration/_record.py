@@ -147,7 +147,7 @@ class CalibrationRecord(Record):
             read_object(data, name)
             return cls.model_validate_json(data, strict=True)
         except ValidationError as error:
-            raise BundleError(f"{name} is damaged: {explain(error)}; {mend}") from error
+            raise BundleError(f"{name} is damaged: {explain(error, 'calibration')}; {mend}") from error
         except BundleError as error:
             raise BundleError(f"{error}; {mend}") from error
 

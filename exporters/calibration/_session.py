@@ -9,7 +9,8 @@ import onnxruntime as ort
 
 from dit_deploy.bundle import Component
 from dit_deploy.errors import BackendError
-from dit_deploy.runtimes.onnxruntime import OnnxRuntimeBinding, first_line
+from dit_deploy.runtimes.onnxruntime import OnnxRuntimeBinding
+from dit_deploy.runtimes.providers import first_line
 
 __all__ = ["MappedRunner", "open_session"]
 

@@ -170,7 +170,7 @@ def _best_clip(histogram: Histogram, grid: NDArray[np.float64]) -> float:
     """Return the clip with the smallest squared error: eight octaves below the maximum in steps, then finer."""
     used = np.flatnonzero(histogram.counts)
     counts = histogram.counts[used].astype(np.float64)
-    lower = used * histogram.width
+    lower = used.astype(np.float64) * histogram.width
     upper = lower + histogram.width
 
     def best(clips: NDArray[np.float64]) -> float:

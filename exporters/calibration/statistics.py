@@ -23,7 +23,7 @@ from dit_deploy.exporters.calibration.observers import Histogram
 from dit_deploy.exporters.passes.graph_file import infer_types, load_graph
 from dit_deploy.exporters.passes.linear import find_linears
 from dit_deploy.runtimes.finite import check_finite
-from dit_deploy.runtimes.onnxruntime import first_line
+from dit_deploy.runtimes.providers import first_line
 
 __all__ = ["Observed", "Statistics", "gather", "instrument"]
 
@@ -82,10 +82,11 @@ def instrument(model: ir.Model) -> Observed:
     maxima: dict[str, str] = {}
     moved: dict[str, str] = {}
     varying: set[ir.Value] = set(graph.inputs)
-    for value in list(graph.inputs):
+    nodes = list(graph)  # without those that are added on the way
+    for value in graph.inputs:
         if value.dtype in _FLOATS:
             maxima[_name(value)] = _absmax(graph, value)
-    for node in list(graph):
+    for node in nodes:
         if not any(value in varying for value in node.inputs if value is not None) and not _has_graph(node):
             continue  # what follows from weights alone
         for value in node.outputs:

@@ -111,7 +111,7 @@ def calibrate(
     *,
     component: str = "denoiser",
     samples: int | None = None,
-    evaluations: int = 16,
+    evaluations: int | None = None,
     steps: int | None = None,
     seed: int = 0,
     guidance_scale: float | None = None,

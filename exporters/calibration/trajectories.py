@@ -33,7 +33,8 @@ Progress = Callable[[str, int, int], None]
 _SAMPLED_PATCHES = 1 << 16
 #: Patches in the evaluations that are kept; 8192 give a DiT-XL/2's 99.99th percentile from nine million values.
 _KEPT_PATCHES = 1 << 13
-_FEWEST, _MOST = 4, 16
+_FEWEST, _MOST = 4, 16  # pictures
+_STRATA = 16
 #: Patches in one call of the denoiser, which bounds its memory.
 _PATCHES_A_CALL = 1 << 12
 
@@ -107,7 +108,7 @@ def plan(
     bundle: Bundle,
     *,
     samples: int | None = None,
-    evaluations: int = 16,
+    evaluations: int | None = None,
     steps: int | None = None,
     seed: int = 0,
     guidance_scale: float | None = None,
@@ -117,8 +118,9 @@ def plan(
 
     Args:
         samples: pictures to draw; by default 16, fewer (at least 4) where a picture has many patches.
-        evaluations: steps that are kept.
-        steps: inference steps; by default as many as are kept.
+        evaluations: how many different steps are kept; by default 16, or the usual number of them if less.
+        steps: inference steps; by default the manifest's usual number, fewer (down to ``evaluations``) where a picture
+            has many patches.
         guidance_scale: by default the manifest's.
         conditions: input of the denoiser → one integer a picture; those left out are spread evenly over the range that
             the manifest declares, without the unguided half's value.
@@ -126,16 +128,17 @@ def plan(
     Raises:
         InputError: a number is out of range, or a condition is none that can be made up.
     """
-    patches = _patches(bundle)
-    evaluations = _whole("evaluations", evaluations, 1)
-    steps = evaluations if steps is None else _whole("steps", steps, evaluations)
+    usual, cost = bundle.manifest.scheduler.num_inference_steps, 2 * _patches(bundle)
+    evaluations = min(usual, _STRATA) if evaluations is None else _whole("evaluations", evaluations, 1)
+    if steps is None:
+        steps = max(evaluations, min(usual, _SAMPLED_PATCHES // (cost * _MOST // 2)))
+    steps = _whole("steps", steps, evaluations)
     given = {name: [int(one) for one in values] for name, values in (conditions or {}).items()}
     if samples is None:
-        affordable = _SAMPLED_PATCHES // (2 * patches * steps)
-        samples = max(_FEWEST, min(_MOST, affordable))
-        samples = next((len(values) for values in given.values()), samples)
+        affordable = max(_FEWEST, min(_MOST, _SAMPLED_PATCHES // (cost * steps)))
+        samples = next((len(values) for values in given.values()), affordable)
     samples = _whole("samples", samples, 1)
-    pictures = max(1, min(samples, _KEPT_PATCHES // (2 * patches * evaluations)))
+    pictures = max(1, min(samples, _KEPT_PATCHES // (cost * evaluations)))
     # Every picture has to have its turn.
     pictures = max(pictures, -(-samples // evaluations))
     scale = bundle.manifest.guidance.default_scale if guidance_scale is None else float(guidance_scale)
