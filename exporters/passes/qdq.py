@@ -26,6 +26,12 @@ _SCALES: dict[ir.DataType, np.dtype] = {
     ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
 }
 
+_LARGEST: dict[ir.DataType, float] = {
+    ir.DataType.FLOAT: float(np.finfo(np.float32).max),
+    ir.DataType.FLOAT16: 65504.0,
+    ir.DataType.BFLOAT16: (2 - 2**-7) * 2.0**127,
+}
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -129,8 +135,7 @@ def _step(linear: Linear, scales: Mapping[str, float], grid: Grid, dtype: ir.Dat
     if not (np.isfinite(scale) and scale > 0):
         raise InputError(f"scales: {name} has {scale}, expected a positive number; calibrate the bundle again")
     rounded = float(round_up(np.array(scale), dtype))
-    limit = float(ml_dtypes.finfo(_SCALES[dtype]).max)
-    if rounded * grid.maximum > limit:
+    if rounded * grid.maximum > _LARGEST[dtype]:
         raise InputError(
             f"scales: {name} reads values up to {scale * grid.maximum:.4g}, which {dtype.name.lower()} cannot hold; "
             "name the layer in kept, or use bf16"
@@ -163,6 +168,8 @@ def _store_weight(graph: ir.Graph, linear: Linear, grid: Grid, scale_dtype: ir.D
     array = linear.array()
     if not np.isfinite([array.min(), array.max()]).all():
         raise ExportError(f"{name} holds NaN or infinite values; the checkpoint is damaged or did not converge")
+    if max(array.max(), -array.min()) > _LARGEST[scale_dtype] / 2:  # half: a scale is rounded up
+        raise ExportError(f"{name} holds values that {scale_dtype.name.lower()} cannot; name the layer in kept")
     scales = channel_scales(array, grid.maximum, scale_dtype)
     axis = 0 if linear.transposed else 1
     tensor = weight.const_value
@@ -209,7 +216,7 @@ def _drop_unused(graph: ir.Graph, value: ir.Value | None) -> None:
     if cast is not None:
         value = cast.inputs[0]
         graph.remove(cast, safe=True)
-    if value is not None and not value.uses() and value.name in graph.initializers:
+    if value is not None and value.name is not None and value.is_initializer() and not value.uses():
         graph.initializers.pop(value.name)
 
 
