@@ -1,9 +1,9 @@
 """Memory, one stream and CUDA graphs, by the driver's own library.
 
-``libcuda`` comes with the driver, so it is there wherever an engine can run, its functions keep their versions for good,
-and its context is the one that TensorRT, ONNX Runtime and PyTorch share. That is why it is called here through ctypes,
-rather than a CUDA runtime library (of which a process may hold several, in wheels and on the system, and which need
-not be found) or the ``cuda-bindings`` package (11 MB, and tied to a CUDA version). Polygraphy's wrapper has no graphs.
+``libcuda`` comes with the driver, so it is there wherever an engine can run; its functions keep their versions for
+good, and its context is the one that TensorRT, ONNX Runtime and PyTorch share. That is why it is called here through
+ctypes, rather than a CUDA runtime library (of which a process may hold several, in wheels and on the system, and which
+has to be found) or the ``cuda-bindings`` package (tied to a CUDA version). Polygraphy's wrapper has no graphs.
 
 Function names are those of ``cuda.h`` with the version that it maps them to.
 """

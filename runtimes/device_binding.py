@@ -1,4 +1,4 @@
-"""What bindings on a device have in common, whichever backend computes: buffers by name, arrays on the host, capture."""
+"""What bindings on a device have in common, whichever backend computes: buffers by name, and arrays on the host."""
 
 from __future__ import annotations
 
@@ -59,9 +59,8 @@ class BufferedBinding:
 
     def attach(self, buffers: Mapping[str, Buffer]) -> None:
         """Use these buffers from the next launch on."""
-        if not self._may_capture:
-            self._forget_capture()
         self._may_capture = False
+        self._forget_capture()
         for name, buffer in buffers.items():
             self._bind(name, buffer)
 

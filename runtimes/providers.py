@@ -26,7 +26,7 @@ except ImportError as error:
         "ONNX Runtime is not installed; install dit-deploy[cpu], or dit-deploy[gpu] on a machine with an NVIDIA GPU"
     ) from error
 
-__all__ = ["CPU", "CUDA", "PLUGINS", "Plugin", "Provider", "first_line", "open_session"]
+__all__ = ["CPU", "CUDA", "PLUGINS", "Plugin", "Provider", "first_line", "open_session", "ort"]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 #: A provider's name, or its name and options.

@@ -25,8 +25,9 @@ Floats = NDArray[np.float32]
 class Steps(Protocol):
     """What the pipeline does row by row: :meth:`predict`, draw noise meanwhile, :meth:`advance`."""
 
-    seconds: float
-    """Spent in the denoiser; where the update runs on the device too, with it."""
+    @property
+    def seconds(self) -> float:
+        """Spent in the denoiser; where the update runs on the device too, in both."""
 
     def __enter__(self) -> Steps:
         """Borrow what the steps need."""
