@@ -79,6 +79,8 @@ def main() -> None:
     try:
         if request["task"] == "describe":
             report("library", **_describe(request["flavour"]))
+        elif request["task"] == "inspect":
+            report("layers", layers=_inspect(request["flavour"], request["path"]))
         else:
             report("built", **_build(request, lambda *step: _progress(report, *step), gone.is_set))
     except _Stopped:
@@ -179,7 +181,8 @@ def _build(
     types = count_types(network)
     if request["precision"] is not None:
         check_layers(layers, request["precision"], kept=set(request["kept"]), quantized=request["quantized"])
-    attention, notes = request["attention"], []
+    attention = request["attention"]
+    notes: list[str] = []
     if attention == "decomposed":
         _decompose_attention(trt, network)
     config = _configure(trt, builder, network, request, monitor(trt, progress, stopped), notes)
@@ -205,7 +208,6 @@ def _build(
         "size": len(memoryview(data)),
         "layers": types,
         "heavy": [asdict(layer) for layer in layers],
-        "engine_layers": _inspect(trt, data, said) if request["inspect"] else {},
         "memory": said.memory,
         "warnings": notes + said.warnings,
     }
@@ -349,12 +351,13 @@ def _save_timing_cache(config: Any, path: Path) -> list[str]:
     return []
 
 
-def _inspect(trt: Any, data: Any, said: Any) -> dict[str, int]:
-    """Return the layers of the built engine by type, where there is a GPU to load it on."""
-    runtime = trt.Runtime(said)
+def _inspect(flavour: str, path: str) -> dict[str, int]:
+    """Return the layers of a built engine by type; it has to be loaded on a GPU for that."""
+    trt = importlib.import_module(flavour.replace("-", "_"))
+    runtime = trt.Runtime(_recorder(trt))
     with contextlib.suppress(AttributeError):
-        runtime.engine_host_code_allowed = True
-    engine = runtime.deserialize_cuda_engine(data)
+        runtime.engine_host_code_allowed = True  # a version-compatible engine carries code; this one we built
+    engine = runtime.deserialize_cuda_engine(Path(path).read_bytes())
     if engine is None:
         return {}
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)

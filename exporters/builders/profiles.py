@@ -90,8 +90,8 @@ def range_profiles(
     best = optimum or _clamped(manifest, minimum, maximum)
     low, high = minimum or Extent(best.height, best.width), maximum or Extent(best.height, best.width)
     batches = _batches(low.batch, best.batch, high.batch)
-    for name, of in (("height", lambda one: one.height), ("width", lambda one: one.width)):
-        _ordered(name, of(low), of(best), of(high))
+    _ordered("height", low.height, best.height, high.height)
+    _ordered("width", low.width, best.width, high.width)
     return _profiles(manifest, [_Box.of(low, best, high)], batches, batched_guidance, others or {})
 
 

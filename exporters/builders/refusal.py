@@ -37,7 +37,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
         "narrower profiles (several, rather than one wide), a larger workspace, or another precision",
     ),
     (
-        r"out ?of ?memory|insufficient memory|failed_allocation|mem_alloc|bad_alloc|memory ran out",
+        r"out ?of ?memory|insufficient memory|failed_allocation|mem_alloc|bad_alloc|memory (ran|runs) out",
         "a smaller maximum batch or resolution, a limited workspace, or a machine with more memory",
     ),
     (
@@ -79,23 +79,34 @@ _OTHERWISE = "another precision, or this component with the onnxruntime backend"
 
 #: How messages name the node that they are about.
 _NAMED = (
-    r"could not find any implementation for node (?P<node>.+?)\.?(?: \(| due to|\s*$|\. )",
+    r"could not find any implementation for node (?P<node>\{[^}]*\}|[^\s)]*[^\s.)])",
     r"cannot compile operation '(?P<node>[^']+)'",
     r"invalid node - (?P<node>\S+)",
     r"api usage error \((?P<node>[^\s:]+): i[a-z]+layer",
     r"\[ONNX Layer: (?P<node>[^\]]+)\]",
 )
 
-#: What of a message is of use to nobody here: its place in a source that is not public, and that there is no driver,
-#: which a library also remarks where it needs none.
-_PLACES = re.compile(r"\s*\b[Ii]n \w+ at /\S+|\[?\w+\.(?:cpp|h)(?:::?\w+)*:{1,2}\d+(?::? ?\w+(?:\(\))?)?\]\s*")
-_WRAPPING = re.compile(
-    r"I\w+::\w+: |Error Code \d+: |Invalid Node - \S+ |API Usage Error \(|Myelin \(\s*|\w*CheckException: |\w+\.cpp:\d+: |CHECK\([^.]*\) failed\.\s*(?=[A-Z])"
-    r"|\(See https?://[^)]*\)\s*|;\s*\[.*$"
+#: What of a message is of use to nobody here: places in a source that is not public, and its wrapping.
+_NOISE = re.compile(
+    "|".join(
+        (
+            r"\s*\b[Ii]n \w+ at /\S+",
+            r"\[\w+\.(?:cpp|h):[^\]]*\]\s*",
+            r"\w+\.cpp:\d+: ",
+            r"I\w+::\w+: ",
+            r"Error Code \d+: ",
+            r"Invalid Node - \S+\s",
+            r"API Usage Error \(",
+            r"Myelin \(\s*",
+            r"\w*CheckException: ",
+            r"CHECK\([^.]*\) failed\.\s*(?=[A-Z])",
+            r"\(See https?://[^)]*\)\s*",
+        )
+    )
 )
-_REMARKS = re.compile(
-    r"cudaError 35|CUDA driver version is insufficient|^--- (Begin|End) node|^Node name:|^While parsing"
-)
+
+#: Lines that stand around a message, and the remark that there is no driver, made where none is needed too.
+_REMARKS = re.compile(r"cudaError 35|CUDA driver version is insufficient|^--- (Begin|End)|^Node name:|^While parsing")
 
 
 @dataclass(frozen=True)
@@ -186,11 +197,13 @@ def advice(said: str, operator: str = "") -> str:
 
 def _reason(detail: Mapping[str, Any]) -> str:
     """Return a detail's message in one line, without what says nothing; empty where nothing is left."""
-    lines = [line for line in str(detail.get("message", "")).splitlines() if line and not _REMARKS.search(line)]
-    text = one_line(_PLACES.sub(" ", " ".join(lines)), limit=None)
+    lines = [line for line in str(detail.get("message", "")).splitlines() if not _REMARKS.search(line)]
+    text = one_line(_NOISE.sub("", one_line(" ".join(lines), limit=None)), limit=240).rstrip(".; ")
+    while text.endswith(")") and text.count(")") > text.count("("):  # what it closed is gone
+        text = text[:-1].rstrip(".; ")
     if text == "false" and detail.get("code"):  # a check that has no words
         text = f"{detail['code']}: there is no importer for the operator {detail.get('operator', '')}"
-    return one_line(_WRAPPING.sub("", text), limit=240).rstrip(".; ")
+    return text
 
 
 def _node_in(said: str) -> str:

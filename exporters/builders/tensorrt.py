@@ -199,7 +199,6 @@ def build(
         "workspace_bytes": workspace_bytes,
         "timing_cache": None if timing_cache is None else str(timing_cache),
         "optimization_level": optimization_level,
-        "inspect": library(flavour).gpu is not None,
     }
     named = f"{title(flavour)} {library(flavour).version}"
     try:
@@ -209,6 +208,7 @@ def build(
             raise BackendError(f"{named} {error}, on {onnx_path.name}. Try {advice(str(error))}") from error
         if answer["event"] != "built":
             raise _failure(onnx_path, named, answer)
+        engine_layers, notes = _look_at(flavour, partial) if library(flavour).gpu is not None else ({}, [])
         os.replace(partial, out_path)
         sync_folder(out_path.parent)
     finally:
@@ -221,9 +221,9 @@ def build(
         size=answer["size"],
         layers=answer["layers"],
         heavy=tuple(HeavyLayer(**layer) for layer in answer["heavy"]),
-        engine_layers=answer["engine_layers"],
+        engine_layers=engine_layers,
         memory=answer["memory"],
-        warnings=tuple(one_line(warning) for warning in answer["warnings"]),
+        warnings=tuple(one_line(warning) for warning in (*answer["warnings"], *notes)),
     )
 
 
@@ -235,6 +235,17 @@ def _failure(path: Path, named: str, answer: dict[str, Any]) -> DitDeployError:
         return BackendError(explain(path, named, answer["details"]))
     kinds: dict[str, type[DitDeployError]] = {"InputError": InputError}
     return kinds.get(answer["kind"], BackendError)(f"{path.name}: {answer['message']}")
+
+
+def _look_at(flavour: Flavour, path: Path) -> tuple[dict[str, int], list[str]]:
+    """Return the layers of a built engine, and what there is to remark on them."""
+    try:
+        answer = _child.run(flavour, {"task": "inspect", "path": str(path)})
+    except _child.Ended as error:
+        return {}, [f"the engine's layers cannot be listed: the library {error}"]
+    if answer["event"] != "layers":
+        return {}, [f"the engine's layers cannot be listed: {answer.get('message', '')}"]
+    return answer["layers"], []
 
 
 def _quantized_layers(path: Path) -> int:
@@ -264,6 +275,5 @@ def _check_writable(path: Path) -> None:
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        raise BackendError(
-            f"timing cache: {path} cannot be written: {error.strerror}; name another file, or none"
-        ) from error
+        why = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise BackendError(f"timing cache: {path} cannot be written: {why}; name another file, or none") from error
