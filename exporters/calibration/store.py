@@ -9,10 +9,11 @@ let alone used.
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ from dit_deploy.exporters.calibration.trajectories import (
     plan,
     sample_trajectories,
 )
+from dit_deploy.exporters.passes.graph_file import load_graph, save_graph
+from dit_deploy.exporters.passes.smoothing import smooth
 from dit_deploy.files import replace_file
 from dit_deploy.runtimes.integrity import check_component
 from dit_deploy.text import one_line
@@ -62,11 +65,14 @@ class Calibration:
         component: the component's name.
         record: all of it, as it is kept.
         path: where it is kept.
+        unsmoothed: of a smoothed graph's calibration, that of the graph as it is in the bundle, from which the
+            smoothing followed.
     """
 
     component: str
     record: CalibrationRecord = field(repr=False)
     path: Path
+    unsmoothed: Calibration | None = field(default=None, repr=False)
 
     @property
     def digest(self) -> str:
@@ -116,6 +122,7 @@ def calibrate(
     seed: int = 0,
     guidance_scale: float | None = None,
     conditions: Mapping[str, Sequence[int]] | None = None,
+    smoothing: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     force: bool = False,
@@ -129,6 +136,8 @@ def calibrate(
 
     Args:
         samples, evaluations, steps, seed, guidance_scale, conditions: see :func:`~.trajectories.plan`.
+        smoothing: α of SmoothQuant. What is observed then is the graph after
+            :func:`~dit_deploy.exporters.passes.smoothing.smooth`, by the channel maxima of the graph as it is.
         threads: threads within an operator; ``None`` is one a core. Bytes are reproducible for one number of them.
         progress: called with what is being done, how far, and of how much.
         force: make it anew even where it is kept.
@@ -148,34 +157,13 @@ def calibrate(
         guidance_scale=guidance_scale,
         conditions=conditions,
     )
-    tell = progress or (lambda _text, _done, _total: None)
+    feeds = _Feeds(bundle, component, settings, threads, progress)
     identity = _identity(bundle, component, settings)
-    path = bundle.path / FOLDER / f"{canonical_digest(identity)[:16]}.json"
-    if not force and (kept := _find(path, identity, tell)):
-        return Calibration(component, kept, path)
-    with _locked(path, lambda: tell("waiting for another calibration", 0, 1)):
-        if not force and (kept := _find(path, identity, tell)):
-            return Calibration(component, kept, path)
-        started = time.perf_counter()
-        if component == "denoiser":
-            trajectories = sample_trajectories(bundle, settings, threads=threads, progress=progress)
-            latents, feeds = trajectories.latents, trajectories.feeds
-        else:
-            latents = _latents(bundle, settings, threads, progress)
-            feeds = [_autoencoder_feed(bundle, component, latents, threads)]
-        check_component(bundle, component)
-        statistics = gather(
-            bundle.component_path(component),
-            feeds,
-            threads=threads,
-            progress=lambda done, total: tell(f"observing the {component}", done, total),
-        )
-        seconds = round(time.perf_counter() - started, 3)
-        record = CalibrationRecord.make(
-            identity, statistics, latents if component == "denoiser" else None, f"dit-deploy {__version__}", seconds
-        )
-        _write(path, record)
-    return Calibration(component, record, path)
+    plain = _kept_or_made(feeds, identity, None, force)
+    if smoothing is None:
+        return plain
+    identity = {**identity, "settings": {**identity["settings"], "smoothing": smoothing}}
+    return replace(_kept_or_made(feeds, identity, plain, force), unsmoothed=plain)
 
 
 def read_calibration(path: Path) -> CalibrationRecord:
@@ -185,6 +173,66 @@ def read_calibration(path: Path) -> CalibrationRecord:
         BundleError: it cannot be read, is larger than a calibration can be, damaged, or none.
     """
     return CalibrationRecord.parse(read_limited(path, _LIMIT), str(path))
+
+
+class _Feeds:
+    """What a component is fed, made when it is first asked for."""
+
+    def __init__(
+        self, bundle: Bundle, component: str, settings: Settings, threads: int | None, progress: Progress | None
+    ) -> None:
+        self.bundle, self.component, self.threads = bundle, component, threads
+        self.tell: Progress = progress or (lambda _text, _done, _total: None)
+        self._settings = settings
+        self._made: tuple[list[dict[str, NDArray[Any]]], Floats] | None = None
+
+    def get(self) -> tuple[list[dict[str, NDArray[Any]]], Floats]:
+        """Return the feeds, and the latents that the trajectories ended in."""
+        if self._made is None:
+            if self.component == "denoiser":
+                trajectories = sample_trajectories(
+                    self.bundle, self._settings, threads=self.threads, progress=self.tell
+                )
+                self._made = trajectories.feeds, trajectories.latents
+            else:
+                latents = _latents(self.bundle, self._settings, self.threads, self.tell)
+                self._made = [_autoencoder_feed(self.bundle, self.component, latents, self.threads)], latents
+        return self._made
+
+
+def _kept_or_made(feeds: _Feeds, identity: dict[str, Any], plain: Calibration | None, force: bool) -> Calibration:
+    """Return the calibration that is kept, else make it: of the smoothed graph where ``plain`` is given."""
+    bundle, component, tell = feeds.bundle, feeds.component, feeds.tell
+    path = bundle.path / FOLDER / f"{canonical_digest(identity)[:16]}.json"
+    if not force and (kept := _find(path, identity, tell)):
+        return Calibration(component, kept, path)
+    with _locked(path, lambda: tell("waiting for another calibration", 0, 1)):
+        if not force and (kept := _find(path, identity, tell)):
+            return Calibration(component, kept, path)
+        started = time.perf_counter()
+        given, latents = feeds.get()
+        check_component(bundle, component)
+        with tempfile.TemporaryDirectory(prefix="dit-deploy-") as folder:
+            graph, what = bundle.component_path(component), f"observing the {component}"
+            if plain is not None:
+                graph, what = _smoothed(graph, Path(folder), plain, identity), f"{what}, smoothed"
+            statistics = gather(
+                graph, given, threads=feeds.threads, progress=lambda done, total: tell(what, done, total)
+            )
+        seconds = round(time.perf_counter() - started, 3)
+        stored = latents if component == "denoiser" and plain is None else None
+        record = CalibrationRecord.make(identity, statistics, stored, f"dit-deploy {__version__}", seconds)
+        _write(path, record)
+    return Calibration(component, record, path)
+
+
+def _smoothed(graph: Path, folder: Path, plain: Calibration, identity: dict[str, Any]) -> Path:
+    """Write the smoothed graph into ``folder`` and return its path."""
+    model = load_graph(graph)
+    smooth(model, plain.channel_maxima(), float(identity["settings"]["smoothing"]))
+    path = folder / plain.component / graph.name
+    save_graph(model, path)
+    return path
 
 
 def _identity(bundle: Bundle, component: str, settings: Settings) -> dict[str, Any]:

@@ -1,0 +1,205 @@
+"""How far an engine's pictures are from its bundle's own, without PyTorch: the figures that ``engine.json`` keeps.
+
+The plain graphs are the reference, which the export has proved against the source. Both sides draw the same labels
+from the same seeds; what an engine for another machine will compute is computed here from the same graph on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dit_deploy.bundle import Bundle
+from dit_deploy.errors import BackendError
+from dit_deploy.parity.limits import limits_for
+from dit_deploy.parity.metrics import largest_difference, psnr, relative_error, ssim
+from dit_deploy.runtimes import Pipeline, Runner
+
+__all__ = ["EngineParity", "compare_with_plain", "default_steps", "plain_pictures", "spread_labels"]
+
+Floats = NDArray[np.float32]
+Progress = Callable[[str, int, int], None]
+
+#: Pictures that are compared: enough to see a bad layer, few enough to wait for.
+PICTURES = 8
+#: Above so many bytes of weights a step takes seconds on a CPU; fewer steps and pictures show a wrong layer as well.
+_LARGE = 500_000_000
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one side drew: pictures [batch, height, width, channels] in 0 … 1 where the bundle has a decoder, latents."""
+
+    images: Floats | None
+    latents: Floats
+    labels: tuple[int, ...]
+    steps: int
+
+
+@dataclass(frozen=True)
+class EngineParity:
+    """The figures of one comparison; ``str()`` gives them as a line.
+
+    Attributes:
+        psnr: decibels over all pictures together; of the latents, against their largest value, without a decoder.
+        worst: the least of any picture.
+        ssim: mean over the pictures; ``None`` without a decoder.
+        picture: largest difference of any pixel in units of 1/255; ``None`` without a decoder.
+        latents: largest difference of the last latents, relative to the largest value.
+        limit: what ``psnr`` is held against.
+        failure: why the engine drew nothing; empty where it did.
+    """
+
+    psnr: float
+    worst: float
+    ssim: float | None
+    picture: float | None
+    latents: float
+    limit: float
+    pictures: int
+    steps: int
+    ran: str
+    failure: str = ""
+    images: Floats | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the engine is as near as its precision can be expected to be."""
+        return self.psnr >= self.limit
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON values; ``None`` for decibels of equal pictures and for what is not finite."""
+        values = {name: value for name, value in vars(self).items() if name not in ("images", "failure")}
+        found = {name: None if _infinite(value) else value for name, value in values.items()}
+        return {"passed": self.passed, **found, **({"failure": self.failure} if self.failure else {})}
+
+    def __str__(self) -> str:
+        if self.failure:
+            return self.failure
+        what = "of the latents" if self.ssim is None else f"over {self.pictures} pictures (worst {self.worst:.1f})"
+        verdict = "within" if self.passed else "below"
+        return f"{self.psnr:.1f} dB {what} after {self.steps} steps, {verdict} the limit of {self.limit:g} dB"
+
+
+def plain_pictures(
+    bundle: Bundle,
+    *,
+    class_labels: Sequence[int] | None = None,
+    num_inference_steps: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Drawn:
+    """Draw with the plain graphs what engines are compared with.
+
+    Args:
+        class_labels: by default :data:`PICTURES` of them spread over all classes, two for a large model.
+        num_inference_steps: by default the manifest's, eight for a large model.
+    """
+    large = weights_size(bundle) > _LARGE
+    labels = spread_labels(bundle, 2 if large else PICTURES) if class_labels is None else list(class_labels)
+    steps = default_steps(bundle) if num_inference_steps is None else num_inference_steps
+    return _draw(
+        Pipeline(bundle, "onnx", threads=threads), labels, steps, seed, "drawing with the plain graphs", progress
+    )
+
+
+def compare_with_plain(
+    bundle: Bundle,
+    plain: Drawn,
+    precision: str,
+    *,
+    runners: Mapping[str, Runner] | None = None,
+    engine: str = "onnx",
+    seed: int = 0,
+    ran: str = "as built",
+    limit: float | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> EngineParity:
+    """Draw what ``plain`` holds once more, by an engine or by ``runners`` in place of the bundle's components.
+
+    Args:
+        plain: of :func:`plain_pictures`, with the same seed.
+        precision: whose limits hold.
+        ran: what is run, in words, for the record.
+        limit: decibels, instead of the precision's.
+    """
+    least = limits_for(precision).psnr if limit is None else limit
+    pipeline = Pipeline(bundle, engine, threads=threads, runners=runners)
+    try:
+        drawn = _draw(pipeline, plain.labels, plain.steps, seed, "drawing with the engine", progress)
+    except BackendError as error:  # latents that overflow are a result
+        nothing = -math.inf
+        return EngineParity(
+            nothing, nothing, None, None, math.inf, least, 0, plain.steps, ran, str(error).partition(";")[0]
+        )
+    latents = relative_error(drawn.latents, plain.latents)
+    if drawn.images is None or plain.images is None:
+        scale = float(np.abs(plain.latents).max())
+        ratio = psnr(drawn.latents / scale, plain.latents / scale)
+        return EngineParity(ratio, ratio, None, None, latents, least, len(plain.labels), plain.steps, ran)
+    pairs = list(zip(drawn.images, plain.images, strict=True))
+    return EngineParity(
+        psnr=psnr(drawn.images, plain.images),
+        worst=min(psnr(one, other) for one, other in pairs),
+        ssim=float(np.mean([ssim(one, other) for one, other in pairs])),
+        picture=255.0 * largest_difference(drawn.images, plain.images),
+        latents=latents,
+        limit=least,
+        pictures=len(pairs),
+        steps=plain.steps,
+        ran=ran,
+        images=drawn.images,
+    )
+
+
+def spread_labels(bundle: Bundle, count: int) -> list[int]:
+    """Return at most ``count`` classes spread over the range of ``class_labels``, the null class left out."""
+    spec = bundle.component("denoiser").input("class_labels")
+    null = bundle.manifest.guidance.unconditional.get("class_labels")
+    classes = [label for label in range(int(spec.minimum or 0), int(spec.maximum or 0) + 1) if label != null]
+    if len(classes) <= count:
+        return classes
+    return [classes[index * (len(classes) - 1) // (count - 1)] for index in range(count)]
+
+
+def default_steps(bundle: Bundle) -> int:
+    """Return how many steps are compared: the manifest's usual number, at most eight of a large model."""
+    usual = bundle.manifest.scheduler.num_inference_steps
+    return min(usual, 8) if weights_size(bundle) > _LARGE else min(usual, 50)
+
+
+def weights_size(bundle: Bundle) -> int:
+    """Return the bytes of the denoiser's files."""
+    folder = bundle.component("denoiser").path.rpartition("/")[0] + "/"
+    return sum(record.size for path, record in bundle.manifest.files.items() if path.startswith(folder))
+
+
+def _draw(
+    pipeline: Pipeline, labels: Sequence[int], steps: int, seed: int, what: str, progress: Progress | None
+) -> Drawn:
+    drawable = "vae_decoder" in pipeline.bundle.manifest.components
+
+    def tell(step: int, total: int, _latents: Floats) -> None:
+        if progress is not None:
+            progress(what, step + 1, total)
+
+    output = pipeline(
+        class_labels=list(labels),
+        num_inference_steps=steps,
+        seed=[seed + index for index in range(len(labels))],
+        output_type="numpy" if drawable else "latent",
+        callback=tell,
+    )
+    images = np.asarray(output.images) if drawable else None
+    return Drawn(images, output.latents, tuple(labels), steps)
+
+
+def _infinite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,315 @@
+"""From what a user asks for to a plan of the build: recipes, profiles, target, and the key that says whether it is done.
+
+Nothing heavy happens here, so a plan can be made to explain what a build would change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dit_deploy import extras
+from dit_deploy.bundle import Bundle
+from dit_deploy.bundle.engine import BackendName, Precision, Profile, Target, graph_digest
+from dit_deploy.bundle.solver import SOLVER, solver_profile
+from dit_deploy.errors import InputError
+from dit_deploy.exporters.builders import flavours, tensorrt
+from dit_deploy.exporters.builders.ep_context import PROVIDERS
+from dit_deploy.exporters.builders.profiles import parse_extent, plan_profiles, range_profiles
+from dit_deploy.exporters.builders.recipe import Compute, Recipe
+from dit_deploy.parity.limits import limits_for
+
+__all__ = ["CalibrationOptions", "Plan", "ProviderName", "TensorRTOptions", "make_plan"]
+
+ProviderName = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
+
+#: ONNX Runtime's names of the providers that an engine can be for.
+_PROVIDERS: dict[ProviderName, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": PROVIDERS["tensorrt"],
+    "tensorrt-rtx": PROVIDERS["tensorrt-rtx"],
+}
+#: What TensorRT-RTX is built for where nobody says: Ampere, Ada and Blackwell.
+_RTX_TARGETS = ("8.0", "8.6", "8.9", "12.0")
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What is drawn to calibrate; ``None`` leaves a number to :func:`dit_deploy.exporters.calibration.plan`."""
+
+    samples: int | None = None
+    evaluations: int = 16
+    steps: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TensorRTOptions:
+    """Options that only the TensorRT libraries have; see :func:`dit_deploy.exporters.builders.tensorrt.build`."""
+
+    strip_weights: bool = False
+    refittable: bool = False
+    version_compatible: bool = False
+    workspace_bytes: int | None = None
+    timing_cache: Path | None = None
+    optimization_level: int | None = None
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what of them decides the engine: a cache only decides how fast it is built."""
+        chosen = {name: value for name, value in asdict(self).items() if name != "timing_cache"}
+        return {name: value for name, value in chosen.items() if value not in (None, False)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides an engine.
+
+    Attributes:
+        flavour: the TensorRT library that builds it, also where ONNX Runtime loads it; ``None`` for ONNX artefacts.
+        recipes, profiles: by component.
+        limit: decibels that the engine must reach; ``None`` where that is not checked.
+    """
+
+    name: str
+    backend: BackendName
+    version: str
+    precision: Precision
+    flavour: Literal["tensorrt", "tensorrt-rtx"] | None
+    target: Target
+    recipes: dict[str, Recipe]
+    profiles: dict[str, tuple[Profile, ...]]
+    calibration: CalibrationOptions
+    tensorrt: TensorRTOptions
+    limit: float | None
+    adjust: bool
+    key_parts: dict[str, str] = field(default_factory=dict)
+
+
+def make_plan(
+    bundle: Bundle,
+    *,
+    backend: str = "onnxruntime",
+    precision: str = "fp32",
+    name: str | None = None,
+    components: Sequence[str] | None = None,
+    provider: str | None = None,
+    minimum: str | None = None,
+    optimum: str | None = None,
+    maximum: str | None = None,
+    resolutions: Sequence[str] = (),
+    compute_capabilities: Sequence[str] = (),
+    compute: str | None = None,
+    keep: Sequence[str] = (),
+    islands: Sequence[str] = (),
+    attention: str = "auto",
+    smoothing: float | None = 0.5,
+    method: str = "mse",
+    percentile: float = 99.99,
+    calibration: CalibrationOptions | None = None,
+    limit: float | Literal["default"] | None = "default",
+    adjust: bool = True,
+    tensorrt_options: TensorRTOptions | None = None,
+) -> Plan:
+    """Return the plan; the arguments are those of :func:`dit_deploy.exporters.builders.build_engine`.
+
+    Raises:
+        InputError: an argument is none of its choices, or two do not go together.
+        BackendError: the backend is missing here; the message says what it lacks.
+    """
+    chosen_backend: BackendName = _choice("backend", backend, get_args(BackendName))
+    chosen_precision: Precision = _choice("precision", precision, get_args(Precision))
+    options = tensorrt_options or TensorRTOptions()
+    if chosen_backend != "onnxruntime" and provider is not None:
+        raise InputError(f"provider: {provider!r} came, but only --backend onnxruntime has providers")
+    quantized = chosen_precision in ("int8", "fp8")
+    chosen_provider: ProviderName | None = None
+    if chosen_backend == "onnxruntime":
+        default = "cpu" if chosen_precision in ("fp32", "int8") else "cuda"
+        chosen_provider = _choice("provider", provider or default, get_args(ProviderName))
+    flavour = _flavour(chosen_backend, chosen_provider)
+    _check_pair(chosen_precision, chosen_provider)
+    if smoothing is not None and not 0 <= smoothing <= 1:
+        raise InputError(f"smoothing: {smoothing} came, expected α in 0 … 1, or none")
+    _choice("method", method, ("max", "percentile", "mse"))
+    _choice("attention", attention, ("auto", "onnx", "microsoft", "decomposed"))
+    if flavour is None and (given := options.decisive() or compute_capabilities or options.timing_cache):
+        raise InputError(f"{given} came, but ONNX Runtime's own providers build nothing ahead of time; leave it out")
+
+    built = _components(bundle, components)
+    inner: Compute
+    if quantized:
+        inner = _choice("compute", compute or ("fp32" if chosen_provider == "cpu" else "fp16"), get_args(Compute))
+    elif compute not in (None, chosen_precision):
+        raise InputError(f"compute: {compute} came with precision {chosen_precision}; it is for int8 and fp8")
+    else:
+        inner = "fp16" if chosen_precision == "fp16" else "bf16" if chosen_precision == "bf16" else "fp32"
+    recipes = {}
+    for component in built:
+        denoiser = component == "denoiser"
+        # Convolutions gain less and lose more on 8 bits, and an autoencoder runs once a picture.
+        chosen: Precision = chosen_precision if denoiser or not quantized else inner
+        form = attention if attention != "auto" else _attention(chosen_provider, inner)
+        recipes[component] = Recipe(
+            precision=chosen,
+            compute=inner,
+            attention=form,  # type: ignore[arg-type]  # held against the choices above
+            integer="cpu" if denoiser and chosen_precision == "int8" and chosen_provider == "cpu" else "explicit",
+            smoothing=smoothing if denoiser and quantized else None,
+            method=method,  # type: ignore[arg-type]
+            percentile=percentile,
+            keep=tuple(keep) if denoiser and quantized else (),
+            islands=tuple(islands) if denoiser and inner != "fp32" else (),
+            norm_casts=flavour is not None,
+        )
+    if keep and not quantized:
+        raise InputError(f"keep: {', '.join(keep)} came, but {chosen_precision} quantises nothing; use islands")
+    if islands and inner == "fp32":
+        raise InputError(f"islands: {', '.join(islands)} came, but everything is computed in FP32 already")
+
+    profiles: dict[str, tuple[Profile, ...]] = {}
+    sizes = (minimum, optimum, maximum, *resolutions)
+    if flavour is not None:
+        profiles = _profiles(bundle, minimum, optimum, maximum, resolutions)
+        profiles = {component: profiles[component] for component in built}
+    elif any(sizes):
+        raise InputError("sizes came, but ONNX Runtime's own providers run every size from one graph; leave them out")
+    version, target = _target(chosen_backend, chosen_provider, flavour, tuple(compute_capabilities), options)
+    if target.device == "cuda" and "denoiser" in built and flavour is not None:
+        profiles[SOLVER] = (solver_profile(profiles["denoiser"]),)
+
+    default_limit = limits_for("fp16" if chosen_precision == "fp8" else chosen_precision).psnr
+    if chosen_precision == "fp8":
+        default_limit = limits_for("int8").psnr
+    tag = "" if chosen_provider in (None, "cpu") else f"-{chosen_provider}"
+    plan = Plan(
+        name=name or f"{chosen_backend}{tag}-{chosen_precision}",
+        backend=chosen_backend,
+        version=version,
+        precision=chosen_precision,
+        flavour=flavour,
+        target=target,
+        recipes=recipes,
+        profiles=profiles,
+        calibration=calibration or CalibrationOptions(),
+        tensorrt=options,
+        limit=default_limit if limit == "default" else limit,
+        adjust=adjust and quantized,
+    )
+    plan.key_parts.update(_key_parts(bundle, plan))
+    return plan
+
+
+def _choice(option: str, value: str, choices: Sequence[str]) -> Any:
+    if value not in choices:
+        raise InputError(f"{option}: {value!r} came, expected one of {', '.join(choices)}")
+    return value
+
+
+def _components(bundle: Bundle, asked: Sequence[str] | None) -> list[str]:
+    """Return the components to build, in the manifest's order."""
+    for name in asked or ():
+        bundle.component(name)
+    if asked is not None and not asked:
+        raise InputError("components: none came; leave it out to build all of them")
+    return [name for name in bundle.manifest.components if asked is None or name in asked]
+
+
+def _flavour(backend: BackendName, provider: ProviderName | None) -> Literal["tensorrt", "tensorrt-rtx"] | None:
+    if backend != "onnxruntime":
+        return backend
+    return provider if provider in ("tensorrt", "tensorrt-rtx") else None
+
+
+def _check_pair(precision: Precision, provider: ProviderName | None) -> None:
+    """Refuse what a provider would run on another precision's kernels, or not at all."""
+    if provider == "cpu" and precision in ("bf16", "fp8"):
+        raise InputError(f"precision: ONNX Runtime's CPU provider has no {precision} kernels; use fp32 or int8")
+    if provider == "cuda" and precision in ("int8", "fp8"):
+        raise InputError(
+            f"precision: ONNX Runtime's CUDA provider computes {precision} products in floating point, slower than "
+            "fp16; use --backend tensorrt or tensorrt-rtx, or --provider tensorrt or tensorrt-rtx"
+        )
+
+
+def _attention(provider: ProviderName | None, compute: Compute) -> str:
+    """Return the form that the backend runs fused. ONNX Runtime's CPU provider has no 16-bit MultiHeadAttention."""
+    if provider == "cuda" or (provider == "cpu" and compute == "fp32"):
+        return "microsoft"
+    return "onnx"
+
+
+def _profiles(
+    bundle: Bundle, minimum: str | None, optimum: str | None, maximum: str | None, resolutions: Sequence[str]
+) -> dict[str, tuple[Profile, ...]]:
+    if resolutions:
+        if optimum is not None:
+            raise InputError("optimum: came with resolutions, of which the first is the optimum; leave one out")
+        if (minimum is None) != (maximum is None):
+            raise InputError("minimum and maximum go together beside resolutions: they are the fallback's ends")
+        fallback = None
+        if minimum is not None and maximum is not None:
+            fallback = (parse_extent(minimum, "minimum"), parse_extent(maximum, "maximum"))
+        extents = [parse_extent(text) for text in resolutions]
+        return plan_profiles(bundle.manifest, extents, fallback=fallback)
+    ends = {"minimum": minimum, "optimum": optimum, "maximum": maximum}
+    parsed = {name: None if text is None else parse_extent(text, name) for name, text in ends.items()}
+    return range_profiles(bundle.manifest, **parsed)
+
+
+def _target(
+    backend: BackendName,
+    provider: ProviderName | None,
+    flavour: Literal["tensorrt", "tensorrt-rtx"] | None,
+    compute_capabilities: tuple[str, ...],
+    options: TensorRTOptions,
+) -> tuple[str, Target]:
+    """Return the backend's version and what the engine is for, once it is known that it can be built here."""
+    if flavour is None:
+        assert provider is not None
+        version = extras.installed("onnxruntime") or extras.installed("onnxruntime-gpu") or "not installed"
+        return version, Target(device="cpu" if provider == "cpu" else "cuda", provider=_PROVIDERS[provider])
+    if flavour == "tensorrt-rtx" and not compute_capabilities:
+        known = flavours.library(flavour).compute_capabilities
+        compute_capabilities = tuple(one for one in _RTX_TARGETS if one in known)
+    tensorrt.check_options(flavour, compute_capabilities=compute_capabilities, **vars(options))
+    library = flavours.library(flavour)
+    if flavour == "tensorrt":
+        assert library.gpu is not None  # the library is refused without one
+        compute_capabilities = (library.gpu.compute_capability,)
+    return library.version, Target(
+        device="cuda",
+        provider=None if backend != "onnxruntime" else PROVIDERS[flavour],
+        compute_capabilities=compute_capabilities,
+    )
+
+
+def _key_parts(bundle: Bundle, plan: Plan) -> dict[str, str]:
+    """Return what decides the engine's bytes, a line each, by a name that a person understands."""
+    version = plan.version
+    if plan.backend == "onnxruntime" and plan.flavour is None:
+        version = ".".join(version.split(".")[:2])  # the artefact is a graph: a patch release changes nothing in it
+    parts = {
+        "backend": f"{plan.backend} {version}",
+        "precision": plan.precision,
+        "target": " ".join([plan.target.provider or "", *plan.target.compute_capabilities]).strip() or "any",
+    }
+    for component, recipe in plan.recipes.items():
+        parts[f"{component}.graph"] = graph_digest(bundle.manifest, component)
+        parts[f"{component}.recipe"] = recipe.text()
+    for component, profiles in plan.profiles.items():
+        parts[f"{component}.profiles"] = "; ".join(_profile_text(profile) for profile in profiles)
+    if any(recipe.calibrated for recipe in plan.recipes.values()):
+        parts["calibration"] = json.dumps(asdict(plan.calibration), sort_keys=True)
+    if plan.adjust:
+        parts["limit"] = "none" if plan.limit is None else f"{plan.limit:g} dB"
+    if decisive := plan.tensorrt.decisive():
+        parts["options"] = json.dumps(decisive, sort_keys=True)
+    return parts
+
+
+def _profile_text(profile: Profile) -> str:
+    return ", ".join(f"{name} {one.minimum}/{one.optimum}/{one.maximum}" for name, one in sorted(profile.sizes.items()))
