@@ -28,11 +28,12 @@ Waiting = Callable[[str], None]
 
 
 @contextmanager
-def engine_lock(bundle: Bundle, name: str, waiting: Waiting | None = None) -> Iterator[None]:
+def engine_lock(bundle: Bundle, name: str, waiting: Waiting | None = None) -> Iterator[bool]:
     """Hold the right to build the engine ``name``: around a look for its key, the build, and its parity.
 
     Another process or thread that asks waits, after a line to ``waiting``; what it finds then is what the first one
-    built. A thread that holds the lock may ask again. The lock ends with its process, whatever ends that.
+    built. A thread that holds the lock may ask again. The lock ends with its process, whatever ends that. Yields
+    ``False`` where the file system has no locks.
 
     Raises :class:`InputError` for what is no engine's name, :class:`BundleError` where ``engines/`` cannot be written.
     """
@@ -49,11 +50,11 @@ def engine_lock(bundle: Bundle, name: str, waiting: Waiting | None = None) -> It
         # The folder may have become a link since the bundle was checked.
         if not is_below(os.path.realpath(folder), os.path.realpath(bundle.path)):
             raise BundleError(f"{folder} is a link that leaves the bundle; remove it")
-        held.__enter__()
+        locked = held.__enter__()
     except OSError as error:
         raise refusal(folder / name, error) from error
     try:
-        yield
+        yield locked
     finally:
         held.__exit__(None, None, None)
 
@@ -90,7 +91,7 @@ class EngineWriter(FolderWriter):
 
     def __enter__(self) -> Self:
         # First to be entered and last to be left, also where entering fails after it.
-        self._held.enter_context(engine_lock(self._bundle, self._name, self._waiting))
+        self._alone = self._held.enter_context(engine_lock(self._bundle, self._name, self._waiting))
         return super().__enter__()
 
     def finish(

@@ -47,6 +47,7 @@ class FolderWriter:
         self._expected = expected_size
         self._temporary: Path | None = None
         self._finished = False
+        self._alone = False
         self._held = ExitStack()
 
     @property
@@ -73,7 +74,7 @@ class FolderWriter:
         try:
             if not parent.is_dir():
                 raise BundleError(f"{self._shown} cannot be written: there is no folder {parent}; make it first")
-            recover(self._target, self._record)
+            recover(self._target, self._record, self._alone)
             self._check_target()
             require_space(self._target, self._expected)
             self._temporary = beside(self._target, "tmp")

@@ -15,8 +15,9 @@ except ImportError:  # Windows
 
 __all__ = ["lock", "lock_file"]
 
-#: (process, thread, path) of every lock file that is held, so that a thread may ask again for what it holds.
-_held: set[tuple[int, int, str]] = set()
+#: (process, thread, path) of every lock file that is held → whether the file system has locks. A thread may ask again
+#: for what it holds.
+_held: dict[tuple[int, int, str], bool] = {}
 
 
 @contextmanager
@@ -44,29 +45,30 @@ def lock(folder: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def lock_file(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def lock_file(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
     """Hold the lock of the file ``path``, which is made for it and removed after; wait for whoever holds it.
 
-    ``waiting`` is called once, where another process or thread holds it. A thread that holds it may enter again. Where
-    the file system has no locks this does nothing. Raises ``OSError`` where the file cannot be made.
+    ``waiting`` is called once, where another process or thread holds it. A thread that holds it may enter again.
+    Yields ``False`` where the file system has no locks, and others may be at work. Raises ``OSError`` where the file
+    cannot be made.
     """
     mine = (os.getpid(), threading.get_ident(), os.path.realpath(path))
     if fcntl is None or mine in _held:
-        yield
+        yield _held.get(mine, False)
         return
-    descriptor = _acquire(path, waiting)
-    _held.add(mine)
+    descriptor, locked = _acquire(path, waiting)
+    _held[mine] = locked
     try:
-        yield
+        yield locked
     finally:
-        _held.discard(mine)
+        del _held[mine]
         # While it is held: whoever opened it before this finds that the name is gone, and makes a new one.
         with suppress(OSError):
             path.unlink()
         os.close(descriptor)
 
 
-def _acquire(path: Path, waiting: Callable[[], None]) -> int:
+def _acquire(path: Path, waiting: Callable[[], None]) -> tuple[int, bool]:
     said = False
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -79,10 +81,10 @@ def _acquire(path: Path, waiting: Callable[[], None]) -> int:
                 said = True
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             except OSError:
-                return descriptor
+                return descriptor, False
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    return descriptor
+                    return descriptor, True
         except BaseException:
             os.close(descriptor)
             raise

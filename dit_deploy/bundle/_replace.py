@@ -81,22 +81,23 @@ def _rename(folder: Path, target: Path) -> None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
 
 
-def recover(target: Path, record: str) -> None:
+def recover(target: Path, record: str, alone: bool = False) -> None:
     """Clear what killed writers left beside ``target``; a folder left aside goes back where none is in place.
 
     ``record`` is the file that a finished folder of this kind holds, such as ``manifest.json``.
-    A folder is touched only if the process in its name is gone and nobody holds its lock. Never raises
-    ``OSError``: what cannot be cleared stays, hidden.
+    A folder is touched only if the process in its name is gone and nobody holds its lock, or if the caller is known to
+    be the only writer (``alone``). Never raises ``OSError``: what cannot be cleared stays, hidden.
     """
     pattern = re.compile(rf"\.{re.escape(target.name)}\.(tmp|old)-(\d+)-[0-9a-f]+")
     with suppress(OSError):
         for name in sorted(os.listdir(target.parent)):
             match = pattern.fullmatch(name)
             left = target.with_name(name)
-            if match is None or left.is_symlink() or not left.is_dir() or _alive(int(match[2])):
+            if match is None or left.is_symlink() or not left.is_dir() or (not alone and _alive(int(match[2]))):
                 continue
             with suppress(OSError), lock(left) as free:
-                if not free:
+                # A process that ends gives up one lock after the other.
+                if not (free or alone):
                     continue
                 if match[1] == "old" and not os.path.lexists(target):
                     place(left, target)
