@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dit_deploy.cli.bench import bench
+from dit_deploy.cli.build_engine import build_engine
 from dit_deploy.cli.doctor import doctor
 from dit_deploy.cli.export import export
 from dit_deploy.cli.generate import generate
@@ -50,5 +51,5 @@ def _before(
         typer.echo(context.get_help())
 
 
-for _command in (export, generate, parity, bench, inspect, verify, doctor):
+for _command in (export, build_engine, generate, parity, bench, inspect, verify, doctor):
     app.command()(_command)

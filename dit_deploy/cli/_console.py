@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn, Protocol
 
 from rich.console import Console, RenderableType
 
-__all__ = ["print_results", "show_lines", "step_bar"]
+__all__ = ["print_results", "show_lines", "step_bar", "step_lines"]
 
 #: A pipe has no width of its own; a table wraps at this many columns there.
 _PIPE_WIDTH = 160
@@ -73,3 +74,36 @@ def step_bar(what: str) -> Iterator[Advance]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total, now=None: bar.update(task, completed=done, total=total, description=now)
+
+
+#: Without a terminal, a step that goes on for so long says how far it is.
+_LINE_SECONDS = 10.0
+
+
+@contextmanager
+def step_lines(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Show what is being done: a bar on a terminal; elsewhere a line for each step, and one more now and then.
+
+    Yields a function of (what is being done, how far, of how much).
+    """
+    if quiet:
+        yield lambda _what, _done, _total: None
+        return
+    if progress_console().is_terminal:
+        with step_bar("starting") as advance:
+            yield lambda what, done, total: advance(done, total, what)
+        return
+    say, last, said = show_lines(), "", 0.0
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal last, said
+        now = time.monotonic()
+        if what != last:
+            say(what)
+        elif now - said >= _LINE_SECONDS:
+            say(f"{what}, {done} of {total}")
+        else:
+            return
+        last, said = what, now
+
+    yield tell

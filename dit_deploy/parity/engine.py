@@ -20,7 +20,7 @@ from dit_deploy.parity.limits import limits_for
 from dit_deploy.parity.metrics import largest_difference, psnr, relative_error, ssim
 from dit_deploy.runtimes import Pipeline, Runner
 
-__all__ = ["EngineParity", "compare_with_plain", "default_steps", "plain_pictures", "spread_labels"]
+__all__ = ["Drawn", "EngineParity", "compare_with_plain", "is_large", "plain_pictures", "spread_labels"]
 
 Floats = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -33,7 +33,7 @@ _LARGE = 500_000_000
 
 @dataclass(frozen=True)
 class Drawn:
-    """What one side drew: pictures [batch, height, width, channels] in 0 … 1 where the bundle has a decoder, latents."""
+    """What one side drew: pictures [batch, height, width, channels] in 0 … 1 where there is a decoder, and latents."""
 
     images: Floats | None
     latents: Floats
@@ -101,9 +101,8 @@ def plain_pictures(
         class_labels: by default :data:`PICTURES` of them spread over all classes, two for a large model.
         num_inference_steps: by default the manifest's, eight for a large model.
     """
-    large = weights_size(bundle) > _LARGE
-    labels = spread_labels(bundle, 2 if large else PICTURES) if class_labels is None else list(class_labels)
-    steps = default_steps(bundle) if num_inference_steps is None else num_inference_steps
+    labels = spread_labels(bundle, 2 if is_large(bundle) else PICTURES) if class_labels is None else list(class_labels)
+    steps = _steps(bundle) if num_inference_steps is None else num_inference_steps
     return _draw(
         Pipeline(bundle, "onnx", threads=threads), labels, steps, seed, "drawing with the plain graphs", progress
     )
@@ -169,16 +168,15 @@ def spread_labels(bundle: Bundle, count: int) -> list[int]:
     return [classes[index * (len(classes) - 1) // (count - 1)] for index in range(count)]
 
 
-def default_steps(bundle: Bundle) -> int:
-    """Return how many steps are compared: the manifest's usual number, at most eight of a large model."""
-    usual = bundle.manifest.scheduler.num_inference_steps
-    return min(usual, 8) if weights_size(bundle) > _LARGE else min(usual, 50)
+def _steps(bundle: Bundle) -> int:
+    """Return how many steps are compared: the manifest's usual number up to 50, at most eight of a large model."""
+    return min(bundle.manifest.scheduler.num_inference_steps, 8 if is_large(bundle) else 50)
 
 
-def weights_size(bundle: Bundle) -> int:
-    """Return the bytes of the denoiser's files."""
+def is_large(bundle: Bundle) -> bool:
+    """Say whether one step of the denoiser takes seconds on a CPU, as its weights have it."""
     folder = bundle.component("denoiser").path.rpartition("/")[0] + "/"
-    return sum(record.size for path, record in bundle.manifest.files.items() if path.startswith(folder))
+    return sum(record.size for path, record in bundle.manifest.files.items() if path.startswith(folder)) > _LARGE
 
 
 def _draw(

@@ -1,4 +1,4 @@
-"""From what a user asks for to a plan of the build: recipes, profiles, target, and the key that says whether it is done.
+"""From what a user asks for to a plan of the build: recipes, profiles, target, and the key that tells if it is done.
 
 Nothing heavy happens here, so a plan can be made to explain what a build would change.
 """

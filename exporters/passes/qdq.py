@@ -17,7 +17,7 @@ import onnx_ir as ir
 from dit_deploy.errors import ExportError, InputError
 from dit_deploy.exporters.passes.linear import Choice, Linear, choose_linears
 
-__all__ = ["Grid", "channel_scales", "insert_qdq", "round_up"]
+__all__ = ["Grid", "activation_steps", "channel_scales", "constant", "insert_qdq", "round_up", "zero_point"]
 
 #: Floating-point types that a scale may have, and the numpy type of each.
 _SCALES: dict[ir.DataType, np.dtype] = {
@@ -85,16 +85,13 @@ def insert_qdq(
             f"export with opset {grid.opset} or newer"
         )
     choice = choose_linears(graph, kept)
-    steps = {linear: _step(linear, scales, grid, scale_dtype) for linear in choice.chosen}
-    shared: dict[ir.Value, float] = {}
-    for linear, step in steps.items():
-        shared[linear.activation] = max(step, shared.get(linear.activation, 0.0))
+    steps = activation_steps(choice, grid, scales, scale_dtype)
     activations: dict[ir.Value, ir.Value] = {}
     weights: dict[ir.Value, ir.Value] = {}
     for linear in choice.chosen:
         activation, weight = linear.activation, linear.weight
         if activation not in activations:
-            activations[activation] = _round_activation(graph, linear, shared[activation], grid)
+            activations[activation] = _round_activation(graph, linear, steps[activation], grid)
         if weight not in weights:
             weights[weight] = _store_weight(graph, linear, grid, scale_dtype)
     for linear in choice.chosen:
@@ -125,6 +122,28 @@ def channel_scales(weight: np.ndarray, maximum: float, dtype: ir.DataType) -> np
     return np.where(largest > 0, round_up(largest / maximum, dtype), np.float32(1))
 
 
+def activation_steps(
+    choice: Choice, grid: Grid, scales: Mapping[str, float], dtype: ir.DataType
+) -> dict[ir.Value, float]:
+    """Return the scale of each activation that a chosen layer reads: the largest of its layers', rounded up.
+
+    Raises :class:`InputError` and :class:`ExportError` as :func:`insert_qdq` does.
+    """
+    steps: dict[ir.Value, float] = {}
+    for linear in choice.chosen:
+        step = _step(linear, scales, grid, dtype)
+        steps[linear.activation] = max(step, steps.get(linear.activation, 0.0))
+    return steps
+
+
+def zero_point(graph: ir.Graph, grid: Grid) -> ir.Value:
+    """Return the zero of the grid, which tells QuantizeLinear its type; one initializer serves the whole graph."""
+    name = f"{grid.dtype.name.lower()}.zero_point"
+    if name not in graph.initializers:
+        constant(graph, name, np.zeros((), grid.dtype.numpy()), grid.dtype)
+    return graph.initializers[name]
+
+
 def _step(linear: Linear, scales: Mapping[str, float], grid: Grid, dtype: ir.DataType) -> float:
     name = linear.name
     if linear.activation.dtype != ir.DataType.FLOAT:
@@ -147,11 +166,8 @@ def _round_activation(graph: ir.Graph, linear: Linear, step: float, grid: Grid) 
     """Insert the pair that rounds what ``linear`` reads, and return its output."""
     activation = linear.activation
     name = activation.name
-    scale = _initializer(graph, f"{name}.scale", np.array(step, np.float32))
-    zero = graph.initializers.get(f"{grid.dtype.name.lower()}.zero_point")
-    if zero is None:
-        array = np.zeros((), grid.dtype.numpy())
-        zero = _initializer(graph, f"{grid.dtype.name.lower()}.zero_point", array, grid.dtype)
+    scale = constant(graph, f"{name}.scale", np.array(step, np.float32))
+    zero = zero_point(graph, grid)
     quantize = ir.node("QuantizeLinear", [activation, scale, zero], name=f"{name}.quantize")
     quantized = quantize.outputs[0]
     quantized.name, quantized.shape, quantized.type = f"{name}.quantized", activation.shape, ir.TensorType(grid.dtype)
@@ -183,7 +199,7 @@ def _store_weight(graph: ir.Graph, linear: Linear, grid: Grid, scale_dtype: ir.D
     stored = ir.Value(name=f"{name}.quantized", shape=weight.shape, type=ir.TensorType(grid.dtype))
     stored.const_value = ir.LazyTensor(convert, dtype=grid.dtype, shape=ir.Shape(weight.shape or ()), name=name)
     graph.initializers[f"{name}.quantized"] = stored
-    scale = _initializer(graph, f"{name}.scale", scales)
+    scale = constant(graph, f"{name}.scale", scales)
     dequantize = ir.node("DequantizeLinear", [stored, scale], attributes={"axis": axis}, name=f"{name}.dequantize")
     output = dequantize.outputs[0]
     output.name, output.shape, output.type = f"{name}.dequantized", weight.shape, ir.TensorType(ir.DataType.FLOAT)
@@ -220,7 +236,8 @@ def _drop_unused(graph: ir.Graph, value: ir.Value | None) -> None:
         graph.initializers.pop(value.name)
 
 
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+def constant(graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+    """Add an initializer; ``dtype`` where numpy's own type does not say it."""
     tensor = ir.Tensor(array, dtype=dtype, name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)

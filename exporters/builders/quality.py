@@ -1,0 +1,184 @@
+"""Write an engine's graphs, draw with them here, and keep layers wider until the pictures are near enough.
+
+What is compared is what the engine computes, run by ONNX Runtime on this machine's CPU: for an INT8 or FP16 engine of
+another machine, the same graph with the same types, each operator rounded as the graph says.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from dit_deploy.bundle import Bundle
+from dit_deploy.exporters.builders.planning import Plan
+from dit_deploy.exporters.builders.recipe import Lowered, Recipe, lower
+from dit_deploy.exporters.calibration import Calibration, calibrate, sample_trajectories
+from dit_deploy.exporters.calibration import plan as plan_trajectories
+from dit_deploy.exporters.calibration.sensitivity import Group, choose_kept, sensitivity
+from dit_deploy.exporters.passes.fp8 import FP8
+from dit_deploy.exporters.passes.graph_file import load_graph, save_graph
+from dit_deploy.exporters.passes.int8 import INT8
+from dit_deploy.exporters.passes.smoothing import smooth
+from dit_deploy.parity.engine import EngineParity, compare_with_plain, is_large, plain_pictures
+from dit_deploy.runtimes import Runner
+from dit_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+__all__ = ["Settled", "settle"]
+
+Progress = Callable[[str, int, int], None]
+
+#: Evaluations of the denoiser that tell layers apart: from the first step to the last.
+_EVALUATIONS = 4
+
+
+@dataclass
+class Settled:
+    """The graphs of an engine, and how good they are.
+
+    Attributes:
+        lowered: component → its graph, in the work folder.
+        seconds: component → how long writing it took.
+        calibrations: component → digest of the calibration that its graph was made with.
+        parity: figures as ``engine.json`` keeps them; ``None`` where nothing was drawn.
+        sensitivity: what each layer costs, most first, where that was measured: ``[layer, relative error]``.
+    """
+
+    lowered: dict[str, Lowered] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    calibrations: dict[str, str] = field(default_factory=dict)
+    parity: dict[str, Any] | None = None
+    sensitivity: list[list[Any]] | None = None
+
+
+def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int | None, progress: Progress) -> Settled:
+    """Write the graphs of ``plan`` into the new folder ``work``, and measure them where ``check`` says so.
+
+    Where a quantised engine is below the plan's limit, and the plan allows it, the most sensitive layers are kept in
+    higher precision, as few as reach the limit.
+
+    Raises:
+        InputError, ExportError: see :func:`~dit_deploy.exporters.builders.recipe.lower`.
+        BundleError, BackendError: the calibration failed.
+    """
+    work.mkdir()
+    settled = Settled()
+    calibrations: dict[str, Calibration] = {}
+    for name, recipe in plan.recipes.items():
+        if recipe.calibrated:
+            calibrations[name] = calibrate(
+                bundle,
+                component=name,
+                smoothing=recipe.smoothing if recipe.quantized else None,
+                threads=threads,
+                progress=progress,
+                **vars(plan.calibration),
+            )
+            settled.calibrations[name] = calibrations[name].digest
+        started = time.perf_counter()
+        progress(f"writing the graph of {name}", 0, 1)
+        settled.lowered[name] = lower(
+            bundle.component_path(name), work / f"{name}.onnx", recipe, calibrations.get(name)
+        )
+        settled.seconds[name] = time.perf_counter() - started
+    if not check:
+        return settled
+    if any(recipe.compute == "bf16" for recipe in plan.recipes.values()):
+        settled.parity = None  # ONNX Runtime has no BF16 kernels for a CPU, so there is nothing to draw with
+        return settled
+    plain = plain_pictures(bundle, threads=threads, progress=progress)
+
+    def measure(kept: Collection[str] = ()) -> EngineParity:
+        runners: dict[str, Runner] = {}
+        for name, recipe in plan.recipes.items():
+            path = settled.lowered[name].path
+            drawn_with = _for_this_cpu(recipe)
+            if (kept is not None and name == "denoiser") or drawn_with != recipe:
+                path = work / "check" / f"{name}.onnx"
+                shutil.rmtree(path.parent, ignore_errors=True)
+                lower(bundle.component_path(name), path, drawn_with, calibrations.get(name), kept)
+            runners[name] = OnnxRuntimeRunner(path, bundle.component(name), threads=threads)
+        return compare_with_plain(
+            bundle,
+            plain,
+            plan.precision,
+            runners=runners,
+            ran="the engine's graphs, by ONNX Runtime on the CPU",
+            limit=plan.limit,
+            threads=threads,
+            progress=progress,
+        )
+
+    parity = measure()
+    if not parity.passed and plan.adjust and plan.limit is not None and "denoiser" in plan.recipes:
+        parity = _adjust(bundle, plan, work, settled, calibrations["denoiser"], measure, parity, threads, progress)
+    settled.parity = parity.to_dict()
+    return settled
+
+
+def _for_this_cpu(recipe: Recipe) -> Recipe:
+    """Return the recipe whose graph ONNX Runtime's CPU provider runs: it has no 16-bit MultiHeadAttention."""
+    if recipe.compute != "fp32" and recipe.attention == "microsoft":
+        return replace(recipe, attention="onnx")
+    return recipe
+
+
+def _adjust(
+    bundle: Bundle,
+    plan: Plan,
+    work: Path,
+    settled: Settled,
+    calibration: Calibration,
+    measure: Callable[[tuple[str, ...]], EngineParity],
+    parity: EngineParity,
+    threads: int | None,
+    progress: Progress,
+) -> EngineParity:
+    """Keep the most sensitive layers of the denoiser wider, as few as the limit needs; return the figures then."""
+    recipe, source = plan.recipes["denoiser"], bundle.component_path("denoiser")
+    assert plan.limit is not None
+    table = _sensitivity(bundle, plan, work, calibration, threads, progress)
+    settled.sensitivity = [[group.name, group.error] for group in table]
+    measured = {(): parity}
+
+    def quality(kept: tuple[str, ...]) -> float:
+        if kept not in measured:
+            measured[kept] = measure(kept)
+        return measured[kept].psnr
+
+    chosen = choose_kept(table, quality, plan.limit)
+    progress(f"keeping {len(chosen.layers)} layers wider", 0, 1)
+    target = settled.lowered["denoiser"].path
+    settled.lowered["denoiser"] = lower(source, target, recipe, calibration, chosen.layers)
+    return measured[chosen.layers]
+
+
+def _sensitivity(
+    bundle: Bundle, plan: Plan, work: Path, calibration: Calibration, threads: int | None, progress: Progress
+) -> tuple[Group, ...]:
+    """Return what each layer, or each block of a large model, costs; worst first."""
+    recipe, path = plan.recipes["denoiser"], bundle.component_path("denoiser")
+    if recipe.smoothing is not None:
+        model = load_graph(path)
+        assert calibration.unsmoothed is not None
+        smooth(model, calibration.unsmoothed.channel_maxima(), recipe.smoothing)
+        path = work / "smoothed" / "denoiser.onnx"
+        save_graph(model, path)
+    options = {**vars(plan.calibration), "samples": _EVALUATIONS, "evaluations": _EVALUATIONS}
+    trajectories = sample_trajectories(bundle, plan_trajectories(bundle, **options), threads=threads, progress=progress)
+    levels: Literal["int8", "fp8"] = "int8" if recipe.precision == "int8" else "fp8"
+    found = sensitivity(
+        path,
+        calibration.scales(recipe.method, levels, recipe.percentile),
+        trajectories.feeds,
+        grid=INT8 if levels == "int8" else FP8,
+        kept=recipe.keep,
+        by="block" if is_large(bundle) else "layer",
+        threads=threads,
+        progress=lambda done, total: progress("measuring what each layer costs", done, total),
+    )
+    shutil.rmtree(work / "smoothed", ignore_errors=True)
+    return found.table
