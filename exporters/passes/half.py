@@ -53,7 +53,7 @@ def to_half(
         islands: nodes and modules that stay in float32 beside those that the rules find, by name or glob pattern.
         ranges: largest magnitude of each value, measured on the float32 graph. For FP16 only; BF16 has float32's range.
         norm_casts: put normalisations between casts, so that their statistics are float32 whatever the backend does.
-            TensorRT 11 no longer says in what it computes them. ONNX Runtime's kernels keep to the operators' definition,
+            TensorRT 11 does not say in what it computes them. ONNX Runtime's kernels keep to the operators' definition,
             which has float32 statistics for most: ``False`` saves it casts that it does not fuse.
 
     Returns:

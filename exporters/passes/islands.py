@@ -40,6 +40,9 @@ _SUMS = {
     "ReduceSumSquare",
 }  # fmt: skip
 
+#: TensorRT-RTX 1.7's parser refuses the first three; Resize it takes, but versions of TensorRT did not.
+_NOT_IN_BF16 = {"ConvTranspose", "HardSwish", "Mish", "Resize"}
+
 _ANGLES = "angles of sine and cosine"
 _INPUT, _OUTPUT = "arithmetic on an input of the graph", "arithmetic on an output of the graph"
 
@@ -65,7 +68,7 @@ def find_islands(
     """Return the nodes that are to compute in float32 where the rest does in ``dtype``, each with the reason.
 
     - what ``patterns`` name: a node, a module, or glob patterns of them (``"blocks.0.*"``);
-    - operators without such a form, and BF16 Resize, which TensorRT has not;
+    - operators without such a form, or without one in TensorRT;
     - angles: what sine and cosine are taken of, and what is computed from integers alone, positions say: neither
       2,049 nor the angle of a timestep of 999 is an FP16 number;
     - Softmax, sums and means with the powers and roots about them, and normalisations: the square of 256 is beyond
@@ -126,8 +129,8 @@ class _Finder:
             fits = main is None or takes(node, main, self.dtype)
             if not (fits and (node.outputs[0].dtype not in FLOATS or gives(node, 0, self.dtype))):
                 self.add(node, f"{node.op_type} has no {self.name} form")
-            elif node.op_type == "Resize" and self.dtype == ir.DataType.BFLOAT16:
-                self.add(node, "TensorRT has no bfloat16 Resize")
+            elif node.op_type in _NOT_IN_BF16 and self.dtype == ir.DataType.BFLOAT16:
+                self.add(node, f"TensorRT has no bfloat16 {node.op_type}")
             elif node.op_type in ("Softmax", "LogSoftmax"):
                 self.add(node, f"{node.op_type}: exponentials and their sum")
 
