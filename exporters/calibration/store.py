@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -310,6 +310,9 @@ def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         lock = lock_file(folder / f".{path.stem}.lock", waiting)
         lock.__enter__()
     try:
+        for left in folder.glob(f".{path.name}.*"):  # by a process that was killed while it wrote
+            with suppress(OSError):
+                left.unlink()
         yield
     finally:
         lock.__exit__(None, None, None)

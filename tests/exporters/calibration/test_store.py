@@ -324,6 +324,14 @@ def test_an_interruption_leaves_nothing(bundle: Bundle, monkeypatch: pytest.Monk
     assert before.read_bytes() == data
 
 
+def test_what_a_killed_process_left_goes(bundle: Bundle) -> None:
+    path = file_of(bundle)
+    path.with_name(f".{path.name}.123-abcd").write_bytes(b"half")
+    path.with_name(f".{path.stem}.lock").write_bytes(b"")
+    calibrate(bundle, **SETTINGS, force=True)
+    assert file_of(bundle) == path
+
+
 def test_two_at_once_make_one(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     gather = statistics.gather
