@@ -34,7 +34,7 @@ $(VENV)/.demo: pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(BIN)/python -m pip install --quiet --editable ".[cpu,export,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,export,tensorrt-rtx,dev]"
 	touch $@
 
 clean:

@@ -122,7 +122,7 @@ def _build(
             key_parts=plan.key_parts,
             seconds=round(time.perf_counter() - started, 3),
             options={
-                "recipes": {name: recipe.text() for name, recipe in plan.recipes.items()},
+                "recipes": {name: recipe.decisive() for name, recipe in plan.recipes.items()},
                 "calibration": settled.calibrations,
                 "sensitivity": settled.sensitivity,
                 **plan.tensorrt.decisive(),

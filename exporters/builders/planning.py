@@ -5,7 +5,6 @@ Nothing heavy happens here, so a plan can be made to explain what a build would 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -299,15 +298,14 @@ def _key_parts(bundle: Bundle, plan: Plan) -> dict[str, str]:
     }
     for component, recipe in plan.recipes.items():
         parts[f"{component}.graph"] = graph_digest(bundle.manifest, component)
-        parts[f"{component}.recipe"] = recipe.text()
+        parts |= {f"{component}.{name}": value for name, value in recipe.decisive().items()}
     for component, profiles in plan.profiles.items():
         parts[f"{component}.profiles"] = "; ".join(_profile_text(profile) for profile in profiles)
     if any(recipe.calibrated for recipe in plan.recipes.values()):
-        parts["calibration"] = json.dumps(asdict(plan.calibration), sort_keys=True)
+        parts |= {f"calibration.{name}": str(value) for name, value in asdict(plan.calibration).items()}
     if plan.adjust:
         parts["limit"] = "none" if plan.limit is None else f"{plan.limit:g} dB"
-    if decisive := plan.tensorrt.decisive():
-        parts["options"] = json.dumps(decisive, sort_keys=True)
+    parts |= {name: str(value) for name, value in plan.tensorrt.decisive().items()}
     return parts
 
 

@@ -6,7 +6,6 @@ engine's key.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,8 +74,8 @@ class Recipe:
         """Whether it needs a calibration: scales, or the ranges that FP16 must hold."""
         return self.quantized or self.compute == "fp16"
 
-    def text(self) -> str:
-        """Return the recipe as a line for the engine's key: only what decides this precision's graph."""
+    def decisive(self) -> dict[str, str]:
+        """Return what of the recipe decides this precision's graph, for the engine's key: name → value as text."""
         decisive = asdict(self)
         if not self.quantized:
             for name in ("integer", "smoothing", "method", "percentile", "keep"):
@@ -86,7 +85,11 @@ class Recipe:
         if self.compute == "fp32":
             decisive.pop("islands")
             decisive.pop("norm_casts")
-        return json.dumps({**decisive, "passes": PASSES}, sort_keys=True)
+        return {name: _text(value) for name, value in decisive.items()} | {"passes": str(PASSES)}
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value).lower()
 
 
 @dataclass(frozen=True)
