@@ -16,8 +16,8 @@ __all__ = ["Machine", "lacks", "made_for", "this_machine", "unfit"]
 
 _TITLES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 _CPU = "CPUExecutionProvider"
-#: Providers whose graphs hold an engine that another version, or another GPU, does not take.
-_COMPILED = ("TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
+#: Providers whose graphs hold an engine, which the library named here built: another version of it does not take it.
+_COMPILED = {"TensorrtExecutionProvider": "tensorrt", "NvTensorRTRTXExecutionProvider": "tensorrt-rtx"}
 #: backend → the distributions that bring it, any of them
 _DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
@@ -77,9 +77,10 @@ def unfit(record: EngineRecord, machine: Machine | None = None) -> str:
 
 def made_for(record: EngineRecord) -> str:
     """Write what an engine was made for: ``ONNX Runtime 1.32.0 with CUDAExecutionProvider``."""
-    text = f"{_TITLES[record.backend]} {record.backend_version}"
+    text = f"{_TITLES[_library(record)]} {record.backend_version}"
     if record.target.provider is not None:
-        text += f" with {record.target.provider}"
+        inside = " in ONNX Runtime" if record.target.provider in _COMPILED else ""
+        text += f"{inside} with {record.target.provider}"
     if record.target.device == "cuda":
         capabilities = " or ".join(record.target.compute_capabilities)
         text += f" on compute capability {capabilities}" if capabilities else " on an NVIDIA GPU"
@@ -105,12 +106,19 @@ def _gpu(record: EngineRecord, machine: Machine) -> str:
     return ""
 
 
+def _library(record: EngineRecord) -> str:
+    """Return what ``backend_version`` is the version of: what built the engine, if ONNX Runtime loads it or not."""
+    return _COMPILED.get(record.target.provider or "", record.backend)
+
+
 def _backend(record: EngineRecord, machine: Machine) -> str:
-    title, here = _TITLES[record.backend], machine.versions.get(record.backend)
+    if record.backend not in machine.versions:
+        return f"this machine has no {_TITLES[record.backend]}: {install_command(_extra(record))}"
+    library, built = _library(record), record.backend_version
+    title, here = _TITLES[library], machine.versions.get(library)
     if here is None:
-        return f"this machine has no {title}: {install_command(_extra(record))}"
-    built = record.backend_version
-    if record.backend == "onnxruntime" and record.target.provider not in _COMPILED:
+        return ""  # the provider has one of its own
+    if library == "onnxruntime":
         fits = _numbers(here)[:2] >= _numbers(built)[:2]
     elif record.options.get("version_compatible") is True:
         fits = _numbers(here)[:1] == _numbers(built)[:1] and _numbers(here) >= _numbers(built)

@@ -39,4 +39,5 @@ def _parity(parity: dict[str, Any] | None) -> str:
         return "parity not measured"
     psnr = parity.get("psnr")
     decibels = f", PSNR {psnr:.1f} dB" if isinstance(psnr, (int, float)) else ""
-    return f"parity {'failed' if parity.get('passed') is False else 'passed'}{decibels}"
+    why = f": {parity['failure']}" if "failure" in parity else ""
+    return f"parity {'failed' if parity.get('passed') is False else 'passed'}{decibels}{why}"

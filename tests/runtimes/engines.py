@@ -1,0 +1,77 @@
+"""Engines of a tiny bundle that ONNX Runtime runs: copies of the plain graphs, changed where a test wants it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from dit_deploy.bundle import Bundle, Engine, EngineComponent, EngineWriter, Target, graph_digest
+from dit_deploy.bundle.engine import Precision
+
+CPU = Target(device="cpu", provider="CPUExecutionProvider")
+CUDA = Target(device="cuda", provider="CUDAExecutionProvider")
+
+
+def rtx(*compute_capabilities: str) -> dict[str, Any]:
+    """Return the fields of an engine for TensorRT-RTX."""
+    target = Target(device="cuda", compute_capabilities=compute_capabilities)
+    return {"backend": "tensorrt-rtx", "backend_version": "1.7.1.116", "target": target}
+
+
+def add_engine(
+    bundle: Bundle,
+    name: str,
+    *components: str,
+    precision: Precision = "fp32",
+    scale: float = 1.0,
+    **changes: Any,
+) -> Engine:
+    """Write an engine of copies of the plain graphs, whose weights are multiplied by ``scale``.
+
+    For a backend other than ONNX Runtime the artefacts are bytes that nothing reads.
+    """
+    import onnxruntime
+
+    fields: dict[str, Any] = {
+        "backend": "onnxruntime",
+        "backend_version": onnxruntime.__version__,
+        "precision": precision,
+        "target": CPU,
+        "key_parts": {"name": name},
+        "seconds": 0.0,
+        **changes,
+    }
+    built = {}
+    with EngineWriter(bundle, name) as writer:
+        for component in components or ("denoiser",):
+            if fields["backend"] == "onnxruntime":
+                path = _copy(bundle, component, writer, scale)
+            else:
+                path = f"{component}.engine"
+                writer.file(path).write_bytes(b"engine")
+            kind = "onnx" if fields["backend"] == "onnxruntime" else "tensorrt"
+            graph = graph_digest(bundle.manifest, component)
+            built[component] = EngineComponent(path=path, kind=kind, graph=graph)
+        return writer.finish(components=built, **fields)
+
+
+def _copy(bundle: Bundle, component: str, writer: EngineWriter, scale: float) -> str:
+    source = PurePosixPath(bundle.component(component).path)
+    for path in bundle.manifest.files:
+        if PurePosixPath(path).parent == source.parent:
+            shutil.copyfile(bundle.file(path), writer.file(path))
+            if path.endswith(".data") and scale != 1.0:
+                weights = np.fromfile(writer.file(path), np.float32)
+                (weights * np.float32(scale)).tofile(writer.file(path))
+    return str(source)
+
+
+def alter(path: Path) -> Path:
+    """Change one byte in the middle of a file and keep its size."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return path
