@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -31,6 +31,7 @@ CALIBRATION_VERSION = 1
 Identity = Mapping[str, Any]
 #: Bytes of one array; a layer's maxima are a few thousand numbers.
 _ARRAY_LIMIT = 1 << 26
+_LITTLE_ENDIAN = {"float32": "<f4", "int64": "<i8", "int32": "<i4"}
 NotNegative = Annotated[float, Field(ge=0)]
 
 
@@ -48,7 +49,7 @@ class Activation(Record):
     def histogram(self) -> Histogram:
         """Return the histogram of |x|."""
         counts = np.zeros(BINS, np.int64)
-        kept = _unpack(self.counts, "<i8", BINS * 8)
+        kept = self._counts()
         counts[: len(kept)] = kept
         return Histogram(self.exponent, self.absmax, counts)
 
@@ -58,19 +59,38 @@ class Activation(Record):
 
     def content(self) -> list[JsonValue]:
         """Return what the digest covers: not how well the bytes were packed, which depends on the library."""
-        counts, channels = _unpack(self.counts, "<i8", BINS * 8), _unpack(self.channels, "<f4", _ARRAY_LIMIT)
-        return [self.exponent, self.absmax, _sha256(counts), _sha256(channels)]
+        return [self.exponent, self.absmax, _sha256(self._counts()), _sha256(self.maxima().astype("<f4"))]
+
+    def _counts(self) -> NDArray[np.int64]:
+        counts = _unpack(self.counts, "<i8", BINS * 8)
+        if (counts < 0).any():
+            raise ValueError("counts are below 0")
+        return counts
 
 
-class StoredLatents(Record):
-    """Final latents of the pictures that were drawn, float32, packed as in :class:`Activation`."""
+class StoredArray(Record):
+    """An array of any shape, packed as in :class:`Activation`."""
 
+    dtype: Literal["float32", "int64", "int32"]
     shape: tuple[Positive, ...]
     data: str
 
-    def array(self) -> NDArray[np.float32]:
-        """Return them, [samples, channels, height, width]."""
-        return _unpack(self.data, "<f4", _ARRAY_LIMIT).astype(np.float32).reshape(self.shape)
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> StoredArray:
+        """Return ``array`` as it is kept."""
+        name = array.dtype.name
+        return cls.model_validate({"dtype": name, "shape": array.shape, "data": _pack(array, _LITTLE_ENDIAN[name])})
+
+    def array(self) -> NDArray[Any]:
+        """Return the array."""
+        flat = _unpack(self.data, _LITTLE_ENDIAN[self.dtype], _ARRAY_LIMIT)
+        if flat.size != math.prod(self.shape):
+            raise ValueError(f"{flat.size} packed numbers are not as many as the shape {list(self.shape)} says")
+        return flat.astype(self.dtype).reshape(self.shape)
+
+    def content(self) -> list[JsonValue]:
+        """Return what the digest covers."""
+        return [self.dtype, list(self.shape), _sha256(_unpack(self.data, _LITTLE_ENDIAN[self.dtype], _ARRAY_LIMIT))]
 
 
 class CalibrationRecord(Record):
@@ -91,7 +111,8 @@ class CalibrationRecord(Record):
     layers: dict[str, str]
     activations: dict[str, Activation]
     ranges: dict[str, NotNegative | None]
-    latents: StoredLatents | None = None
+    feeds: tuple[dict[Name, StoredArray], ...] = ()
+    latents: StoredArray | None = None
     seconds: NotNegative
     digest: Sha256
 
@@ -99,10 +120,9 @@ class CalibrationRecord(Record):
     def _sound(self) -> CalibrationRecord:
         if missing := set(self.layers.values()) - set(self.activations):
             raise ValueError(f"layers name an activation that is not there: {sorted(missing)[0]}")
-        if self.latents is not None and _unpack(self.latents.data, "<f4", _ARRAY_LIMIT).size != math.prod(
-            self.latents.shape
-        ):
-            raise ValueError("the latents are not as many as their shape says")
+        for one in (*(array for feed in self.feeds for array in feed.values()), self.latents):
+            if one is not None:
+                one.array()
         if self.digest != self._digest():
             raise ValueError("the digest is not that of the content")
         return self
@@ -112,27 +132,31 @@ class CalibrationRecord(Record):
         cls,
         identity: Identity,
         statistics: Statistics,
-        latents: NDArray[np.float32] | None,
+        *,
+        feeds: Sequence[Mapping[str, NDArray[Any]]] = (),
+        latents: NDArray[np.float32] | None = None,
         created_by: str,
         seconds: float,
     ) -> CalibrationRecord:
-        """Return the record of what was gathered."""
+        """Return the record of what was gathered, and of what later calibrations start from."""
+        if any(array.dtype.name not in _LITTLE_ENDIAN for feed in feeds for array in feed.values()):
+            feeds = ()  # they can be made again
         activations = {
             value: Activation(
                 exponent=histogram.exponent,
                 absmax=histogram.absmax,
-                counts=_pack(np.trim_zeros(histogram.counts, "b").astype("<i8")),
-                channels=_pack(statistics.channels[value].astype("<f4")),
+                counts=_pack(np.trim_zeros(histogram.counts, "b"), "<i8"),
+                channels=_pack(statistics.channels[value], "<f4"),
             )
             for value, histogram in statistics.histograms.items()
         }
-        stored = None if latents is None else StoredLatents(shape=latents.shape, data=_pack(latents.astype("<f4")))
         values: dict[str, Any] = {
             **identity,
             "layers": statistics.layers,
             "activations": activations,
             "ranges": {name: one if math.isfinite(one) else None for name, one in statistics.ranges.items()},
-            "latents": stored,
+            "feeds": tuple({name: StoredArray.of(array) for name, array in feed.items()} for feed in feeds),
+            "latents": None if latents is None else StoredArray.of(latents),
             "created_by": created_by,
             "seconds": seconds,
         }
@@ -173,7 +197,8 @@ class CalibrationRecord(Record):
                 "layers": self.layers,
                 "activations": {value: activation.content() for value, activation in self.activations.items()},
                 "ranges": self.ranges,
-                "latents": None if self.latents is None else [list(self.latents.shape), _sha256(self.latents.array())],
+                "feeds": [{name: array.content() for name, array in feed.items()} for feed in self.feeds],
+                "latents": None if self.latents is None else self.latents.content(),
             }
         )
 
@@ -184,8 +209,8 @@ def canonical_digest(value: object) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _pack(array: NDArray[Any]) -> str:
-    return base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes())).decode("ascii")
+def _pack(array: NDArray[Any], dtype: str) -> str:
+    return base64.b64encode(zlib.compress(array.astype(dtype).tobytes())).decode("ascii")
 
 
 def _unpack(text: str, dtype: str, limit: int) -> NDArray[Any]:
@@ -198,8 +223,8 @@ def _unpack(text: str, dtype: str, limit: int) -> NDArray[Any]:
         array = np.frombuffer(data, dtype)
     except (binascii.Error, zlib.error, ValueError) as error:
         raise ValueError(f"packed numbers cannot be read: {error}") from error
-    if not np.isfinite(array).all() or (array.dtype.kind == "i" and (array < 0).any()):
-        raise ValueError("packed numbers are not finite, or counts below 0")
+    if not np.isfinite(array).all():
+        raise ValueError("packed numbers are not finite")
     return array
 
 

@@ -9,10 +9,11 @@ let alone used.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ __all__ = ["FOLDER", "Calibration", "calibrate", "read_calibration"]
 Floats = NDArray[np.float32]
 
 FOLDER = "calibration"
-#: A DiT-XL/2's takes about two megabytes.
+#: A DiT-XL/2's takes some three megabytes.
 _LIMIT = 64 << 20
 
 
@@ -106,6 +107,11 @@ class Calibration:
         """Return the histogram of the input of each linear layer."""
         found = {value: activation.histogram() for value, activation in self.record.activations.items()}
         return {layer: found[value] for layer, value in self.record.layers.items()}
+
+    def feeds(self) -> list[dict[str, NDArray[Any]]]:
+        """Return what the denoiser was fed, an evaluation each: input name → array; none for other components."""
+        record = self.record if self.unsmoothed is None else self.unsmoothed.record
+        return [{name: array.array() for name, array in feed.items()} for feed in record.feeds]
 
     def ranges(self) -> dict[str, float]:
         """Return the largest |x| of every float tensor that depends on an input; infinity where one occurred."""
@@ -186,8 +192,10 @@ class _Feeds:
         self._settings = settings
         self._made: tuple[list[dict[str, NDArray[Any]]], Floats] | None = None
 
-    def get(self) -> tuple[list[dict[str, NDArray[Any]]], Floats]:
-        """Return the feeds, and the latents that the trajectories ended in."""
+    def get(self, plain: Calibration | None) -> tuple[list[dict[str, NDArray[Any]]], Floats | None]:
+        """Return the feeds and the latents that the trajectories ended in: those of ``plain`` where it keeps them."""
+        if plain is not None and plain.record.feeds:
+            return plain.feeds(), None
         if self._made is None:
             if self.component == "denoiser":
                 trajectories = sample_trajectories(
@@ -210,18 +218,27 @@ def _kept_or_made(feeds: _Feeds, identity: dict[str, Any], plain: Calibration | 
         if not force and (kept := _find(path, identity, tell)):
             return Calibration(component, kept, path)
         started = time.perf_counter()
-        given, latents = feeds.get()
+        given, latents = feeds.get(plain)
         check_component(bundle, component)
-        with tempfile.TemporaryDirectory(prefix="dit-deploy-") as folder:
+        with ExitStack() as stack:
             graph, what = bundle.component_path(component), f"observing the {component}"
             if plain is not None:
-                graph, what = _smoothed(graph, Path(folder), plain, identity), f"{what}, smoothed"
+                # Beside the calibration, as a large model's weights may not fit where temporary files go.
+                folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
+                graph = _smoothed(graph, Path(stack.enter_context(folder)), plain, identity)
+                what = f"{what}, smoothed"
             statistics = gather(
                 graph, given, threads=feeds.threads, progress=lambda done, total: tell(what, done, total)
             )
-        seconds = round(time.perf_counter() - started, 3)
-        stored = latents if component == "denoiser" and plain is None else None
-        record = CalibrationRecord.make(identity, statistics, stored, f"dit-deploy {__version__}", seconds)
+        start = component == "denoiser" and plain is None  # of later calibrations
+        record = CalibrationRecord.make(
+            identity,
+            statistics,
+            feeds=given if start else (),
+            latents=latents if start else None,
+            created_by=f"dit-deploy {__version__}",
+            seconds=round(time.perf_counter() - started, 3),
+        )
         _write(path, record)
     return Calibration(component, record, path)
 
@@ -312,7 +329,7 @@ def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     try:
         for left in folder.glob(f".{path.name}.*"):  # by a process that was killed while it wrote
             with suppress(OSError):
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield
     finally:
         lock.__exit__(None, None, None)
