@@ -88,9 +88,11 @@ def parity(
 
     components: list[ComponentError] = []
     for name, component in manifest.components.items():
-        total = len(component.outputs) * len(sizes_to_try(component, manifest.latents))
         pool = pipeline.pool(name)
-        errors = compare_component(name, pool, reference, manifest.latents, manifest.prediction.timestep_unit, seed=1)
+        profiles = built.components[name].profiles if built is not None and name in built.components else ()
+        sizes = sizes_to_try(pool.runner.component, manifest.latents, profiles)
+        total = len(component.outputs) * len(sizes)
+        errors = compare_component(name, pool, reference, sizes, manifest.prediction.timestep_unit, seed=1)
         what = f"comparing {name.replace('_', ' ')}"
         advance(what, 0, total)
         for done, error in enumerate(errors, start=1):

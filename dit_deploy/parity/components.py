@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dit_deploy.bundle import Axis, Component, Latents, TensorSpec, shape_of
+from dit_deploy.bundle import Axis, Component, Latents, Profile, TensorSpec, shape_of
 from dit_deploy.parity.metrics import cosine, largest_difference, relative_error
 from dit_deploy.parity.report import ComponentError
 from dit_deploy.runtimes.runner import BindingPool
@@ -19,10 +19,11 @@ Array = NDArray[Any]
 _LARGEST_TIMESTEP = {"training_index": 999.0, "sigma": 1.0}
 
 
-def sizes_to_try(component: Component, latents: Latents) -> list[dict[str, int]]:
+def sizes_to_try(component: Component, latents: Latents, profiles: Sequence[Profile] = ()) -> list[dict[str, int]]:
     """Return free sizes: the training size, the smallest, an oblong one, and one a quarter larger than training.
 
-    A component that takes fewer sizes, as an engine may, gets the nearest that it takes, each once.
+    A component that takes fewer sizes, as an engine does whose ``profiles`` are given, gets sizes near to them that it
+    takes, each once.
     """
     axes = {axis.name: axis for spec in component.inputs for axis in spec.axes if isinstance(axis, Axis)}
     height, width = latents.height, latents.width
@@ -42,8 +43,17 @@ def sizes_to_try(component: Component, latents: Latents) -> list[dict[str, int]]
 
     oblong = {name: max(1, size // 2) if name.endswith("height") else size for name, size in trained.items()}
     larger = {name: size + max(1, size // 4) for name, size in trained.items()}
-    chosen = [fit(trained, 2), fit({}, 1), fit(oblong, 3), fit(larger, 1)]
+    wanted = [fit(trained, 2), fit({}, 1), fit(oblong, 3), fit(larger, 1)]
+    chosen = [_held(sizes, profiles) for sizes in wanted]
     return [sizes for index, sizes in enumerate(chosen) if sizes not in chosen[:index]]
+
+
+def _held(sizes: dict[str, int], profiles: Sequence[Profile]) -> dict[str, int]:
+    """Return ``sizes`` where there are no profiles or one holds them, else the nearest that the first profile holds."""
+    if not profiles or any(profile.holds(sizes) for profile in profiles):
+        return sizes
+    ranges = profiles[0].sizes
+    return sizes | {name: max(one.minimum, min(sizes.get(name, 1), one.maximum)) for name, one in ranges.items()}
 
 
 def example_inputs(component: Component, sizes: Mapping[str, int], timestep_unit: str, seed: int) -> dict[str, Array]:
@@ -59,16 +69,21 @@ def example_inputs(component: Component, sizes: Mapping[str, int], timestep_unit
 
 
 def compare_component(
-    name: str, pool: BindingPool, reference: Any, latents: Latents, timestep_unit: str, seed: int
+    name: str,
+    pool: BindingPool,
+    reference: Any,
+    sizes_tried: Sequence[Mapping[str, int]],
+    timestep_unit: str,
+    seed: int,
 ) -> Iterator[ComponentError]:
-    """Yield the error of each output at each of :func:`sizes_to_try`.
+    """Yield the error of each output at each of ``sizes_tried``, such as :func:`sizes_to_try` returns.
 
     Args:
         pool: the engine's bindings of the component.
         reference: has ``run(component, feeds) → outputs``.
     """
     component = pool.runner.component
-    for index, sizes in enumerate(sizes_to_try(component, latents)):
+    for index, sizes in enumerate(sizes_tried):
         feeds = example_inputs(component, sizes, timestep_unit, seed + index)
         expected = reference.run(name, feeds)
         with pool.borrow(**sizes) as binding:

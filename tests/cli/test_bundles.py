@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cli.command import Command, change_manifest, copy_bundle
+from tests.runtimes.engines import add_engine, alter, rtx
 
 
 def test_inspect(cli: Command, tiny_bundle: Path) -> None:
@@ -26,6 +27,52 @@ def test_inspect_as_json(cli: Command, tiny_bundle: Path) -> None:
     facts = json.loads(cli("inspect", tiny_bundle, "--json").out)
     assert facts["family"] == "dit"
     assert set(facts["components"]) == {"denoiser", "vae_decoder", "vae_encoder"}
+
+
+@pytest.fixture
+def with_engines(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle with an engine that runs here, and one for a GPU."""
+    from dit_deploy import Bundle
+
+    bundle = Bundle.open(copy_bundle(tiny_bundle, tmp_path / "engines"))
+    add_engine(bundle, "fast", precision="int8", parity={"passed": True, "psnr": 34.56})
+    add_engine(bundle, "rtx-fp16", "denoiser", "vae_decoder", precision="fp16", **rtx("99.0"))
+    return bundle.path
+
+
+def test_inspect_engines(cli: Command, with_engines: Path) -> None:
+    (with_engines / "engines/broken").mkdir()
+    (with_engines / "engines/broken/engine.json").write_text("{}", encoding="utf-8")
+    out = cli("inspect", with_engines).out
+    assert "broken, fast, rtx-fp16" in out
+    for words in (
+        "int8 for ONNX Runtime",
+        "parity passed, PSNR 34.6 dB",
+        "fits this machine",
+        "fp16 for TensorRT-RTX 1.7.1.116 on compute capability 99.0",
+        "vae_decoder: any size",
+        "parity not measured",
+        "does not fit this machine: it is for TensorRT-RTX 1.7.1.116 on compute capability 99.0; this machine",
+        "is no record of an engine",
+    ):
+        assert words in " ".join(out.split()), words
+    engines = json.loads(cli("inspect", with_engines, "--json").out)["engines"]
+    assert engines["fast"]["unfit"] == "" and engines["fast"]["parity"]["psnr"] == 34.56
+    assert engines["rtx-fp16"]["unfit"].startswith("it is for TensorRT-RTX")
+    assert set(engines["broken"]) == {"error"}
+
+
+def test_verify_engines(cli: Command, with_engines: Path) -> None:
+    result = cli("verify", with_engines)
+    assert (result.status, result.err) == (0, "")
+    assert "those of 2 engines among them, all as recorded" in result.out
+    alter(with_engines / "engines/fast/denoiser/model.onnx.data")
+    (with_engines / "engines/rtx-fp16/denoiser.engine").write_bytes(b"cut")
+    result = cli("verify", with_engines)
+    assert (result.status, result.err) == (1, "")
+    altered, cut = result.out.splitlines()
+    assert altered.startswith("engines/fast/denoiser/model.onnx.data was altered: ")
+    assert cut == "engines/rtx-fp16/denoiser.engine has 3 bytes, expected 6"
 
 
 def test_verify(cli: Command, tiny_bundle: Path) -> None:

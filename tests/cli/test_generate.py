@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.command import Command
+from dit_deploy import Bundle
+from tests.cli.command import Command, copy_bundle
+from tests.runtimes.engines import add_engine, rtx
 
 FAST = ("--steps", 2, "--threads", 1)
 
@@ -68,6 +70,35 @@ def test_image_to_image(cli: Command, tiny_bundle: Path, tmp_path: Path) -> None
     result = cli("generate", tiny_bundle, tmp_path / "a.png", "--class-label", 3, *init, "--steps", 4, "--threads", 1)
     assert result.status == 0, result.err
     assert Image.open(tmp_path / "a.png").size == (80, 64)
+
+
+def test_which_engine_runs_is_said(cli: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(copy_bundle(tiny_bundle, tmp_path / "b"))
+    add_engine(bundle, "fast")
+    words = ("generate", bundle.path, tmp_path / "a.png", "--class-label", 3, "--overwrite", *FAST)
+    result = cli(*words)
+    assert (result.status, result.err) == (0, "engine fast: the one that fits\n")
+    result = cli(*words, "--engine", "fast")
+    assert (result.status, result.err) == (0, "")
+    data = bundle.path / "engines/fast/denoiser/model.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1])
+    result = cli(*words)
+    assert result.status == 0 and result.err.startswith("engine onnx: the plain graphs; fast cannot be used: ")
+    result = cli(*words, "--engine", "fast")
+    assert result.status == 2 and "bytes, but engine.json says" in result.message
+
+
+def test_an_engine_of_another_machine(cli: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(copy_bundle(tiny_bundle, tmp_path / "b"))
+    add_engine(bundle, "rtx", **rtx("99.0"))
+    words = ("generate", bundle.path, tmp_path / "a.png", "--class-label", 3, *FAST)
+    result = cli(*words, "--engine", "rtx")
+    assert result.status == 2
+    assert (
+        "rtx does not fit this machine: it is for TensorRT-RTX 1.7.1.116 on compute capability 99.0; " in result.message
+    )
+    assert not (tmp_path / "a.png").exists()
+    assert cli(*words).err.startswith("engine onnx: the plain graphs; rtx does not fit: this machine")
 
 
 @pytest.mark.parametrize("name", ["ankle boot", "ANKLE  BOOT", "8"])

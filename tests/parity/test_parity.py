@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dit_deploy.bundle import Axis, Bundle, Component
+from dit_deploy.bundle import Axis, Bundle, Component, Profile, SizeRange
 from dit_deploy.errors import BackendError, InputError
 from dit_deploy.parity import LIMITS, ParityReport, parity
 from dit_deploy.parity.components import example_inputs, sizes_to_try
 from dit_deploy.runtimes.torch import TorchReference, TorchRunner
 from tests.parity.altered import perturb, rebuild
+from tests.runtimes.engines import add_engine
 
 STEPS = 4
 
@@ -169,6 +171,19 @@ def test_where_diffusers_begins_wrong_image_to_image_is_left_out(
     assert report.engine == "onnx"
 
 
+def test_an_engine_is_held_against_its_own_precision(bundle: Bundle, reference: TorchReference, tmp_path: Path) -> None:
+    copy = Bundle.open(shutil.copytree(bundle.path, tmp_path / "copy"))
+    engine = add_engine(copy, "fast", precision="int8")
+    lines: list[str] = []
+    report = check(copy, reference, progress=lines.append)
+    assert (report.engine, report.limits.precision, report.passed) == ("fast", "int8", True)
+    version = engine.record.backend_version
+    assert report.subject["engine"] == f"fast (int8, ONNX Runtime {version} with CPUExecutionProvider)"
+    assert lines[0] == "engine fast: the one that fits"
+    assert check(copy, reference, engine="onnx").limits.precision == "fp32"
+    assert check(copy, reference, engine="fast", precision="fp16").limits.precision == "fp16"
+
+
 def test_bad_arguments(bundle: Bundle, reference: TorchReference) -> None:
     with pytest.raises(InputError, match="precision: 'fp17' came; limits are set for fp32, fp16, bf16, int8"):
         check(bundle, reference, precision="fp17")
@@ -205,6 +220,27 @@ def test_sizes_stay_in_what_a_component_takes(bundle: Bundle) -> None:
         update={"inputs": tuple(s.model_copy(update={"axes": tuple(map(fixed, s.axes))}) for s in component.inputs)}
     )
     assert sizes_to_try(narrow, latents) == [{"batch": 4, "patch_height": 4, "patch_width": 4}]
+
+
+def test_sizes_stay_in_an_engines_profiles(bundle: Bundle) -> None:
+    component, latents = bundle.component("denoiser"), bundle.manifest.latents
+
+    def profile(batch: tuple[int, int], size: tuple[int, int]) -> Profile:
+        return Profile(
+            sizes={
+                name: SizeRange(minimum=low, optimum=low, maximum=high)
+                for name, (low, high) in (("batch", batch), ("patch_height", size), ("patch_width", size))
+            }
+        )
+
+    wide = sizes_to_try(component, latents)
+    assert sizes_to_try(component, latents, [profile((1, 8), (1, 8))]) == wide
+    two = [profile((2, 2), (4, 4)), profile((1, 1), (1, 1))]
+    tried = sizes_to_try(component, latents, two)
+    assert tried == [
+        {"batch": 2, "patch_height": 4, "patch_width": 4},
+        {"batch": 1, "patch_height": 1, "patch_width": 1},
+    ]
 
 
 def test_inputs_span_their_ranges(bundle: Bundle) -> None:

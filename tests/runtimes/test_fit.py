@@ -122,8 +122,8 @@ NOT = [
     (
         onnx("1.7.0", "NvTensorRTRTXExecutionProvider"),
         RTX,
-        "it is for TensorRT-RTX 1.7.0 in ONNX Runtime with NvTensorRTRTXExecutionProvider on an NVIDIA GPU; this machine "
-        "has TensorRT-RTX 1.7.1.116",
+        "it is for TensorRT-RTX 1.7.0 in ONNX Runtime with NvTensorRTRTXExecutionProvider on an NVIDIA GPU; this "
+        "machine has TensorRT-RTX 1.7.1.116",
     ),
     (
         onnx("1.7.1.116", "NvTensorRTRTXExecutionProvider", compute_capabilities=("9.0",)),
