@@ -33,6 +33,7 @@ def bench(
     arch: str | None = None,
     image_size: int | None = None,
     vae: str | Path | None = None,
+    others: Mapping[str, Callable[[], Pipeline]] | None = None,
     steps: int = 20,
     repeats: int = 5,
     threads: int | None = None,
@@ -47,6 +48,7 @@ def bench(
         engines: names of the bundle's engines; ``"onnx"`` is its plain graphs.
         reference: the checkpoint that the bundle was exported from: adds PyTorch eager and ``torch.compile``.
         arch, image_size, vae: for the reference; see :func:`~dit_deploy.exporters.sources.open_source`.
+        others: more candidates, name → what opens a pipeline.
         steps: denoising steps of a whole run.
         repeats: rounds of the denoiser call; whole runs get half as many, rounded up.
         threads: within an operator, the same for all; every usable core by default.
@@ -67,6 +69,7 @@ def bench(
     if reference is not None:
         openers = torch_candidates(bundle, reference, threads, arch=arch, image_size=image_size, vae=vae)
     openers |= engine_candidates(bundle, engines, threads)
+    openers |= dict(others or {})
 
     manifest = bundle.manifest
     guided = manifest.guidance.kind == "classifier_free"

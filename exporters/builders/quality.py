@@ -19,6 +19,7 @@ from dit_deploy.exporters.builders.recipe import Lowered, Recipe, lower
 from dit_deploy.exporters.calibration import Calibration, calibrate, sample_trajectories
 from dit_deploy.exporters.calibration import plan as plan_trajectories
 from dit_deploy.exporters.calibration.sensitivity import Group, choose_kept, sensitivity
+from dit_deploy.exporters.passes.emulate import emulate_bfloat16
 from dit_deploy.exporters.passes.fp8 import FP8
 from dit_deploy.exporters.passes.graph_file import load_graph, save_graph
 from dit_deploy.exporters.passes.int8 import INT8
@@ -86,20 +87,16 @@ def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int 
         settled.seconds[name] = time.perf_counter() - started
     if not check:
         return settled
-    if any(recipe.compute == "bf16" for recipe in plan.recipes.values()):
-        settled.parity = None  # ONNX Runtime has no BF16 kernels for a CPU, so there is nothing to draw with
-        return settled
     plain = plain_pictures(bundle, threads=threads, progress=progress)
 
     def measure(kept: Collection[str] = ()) -> EngineParity:
         runners: dict[str, Runner] = {}
         for name, recipe in plan.recipes.items():
             path = settled.lowered[name].path
-            drawn_with = _for_this_cpu(recipe)
-            if (kept is not None and name == "denoiser") or drawn_with != recipe:
-                path = work / "check" / f"{name}.onnx"
-                shutil.rmtree(path.parent, ignore_errors=True)
-                lower(bundle.component_path(name), path, drawn_with, calibrations.get(name), kept)
+            if (kept and name == "denoiser") or _for_this_cpu(recipe) != recipe:
+                path = _check_graph(bundle, name, recipe, calibrations.get(name), kept, work)
+            elif recipe.compute == "bf16":
+                path = _emulated(path, work)
             runners[name] = OnnxRuntimeRunner(path, bundle.component(name), threads=threads)
         return compare_with_plain(
             bundle,
@@ -117,6 +114,26 @@ def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int 
         parity = _adjust(bundle, plan, work, settled, calibrations["denoiser"], measure, parity, threads, progress)
     settled.parity = parity.to_dict()
     return settled
+
+
+def _check_graph(
+    bundle: Bundle, name: str, recipe: Recipe, calibration: Calibration | None, kept: Collection[str], work: Path
+) -> Path:
+    """Write the graph that is drawn with where it is not the engine's own, and return its path."""
+    path = work / "check" / name / "model.onnx"
+    shutil.rmtree(path.parent, ignore_errors=True)
+    lower(bundle.component_path(name), path, _for_this_cpu(recipe), calibration, kept)
+    return path if recipe.compute != "bf16" else _emulated(path, work)
+
+
+def _emulated(path: Path, work: Path) -> Path:
+    """Write a BF16 graph so that a CPU without BF16 kernels rounds as it says, and return its path."""
+    model = load_graph(path)
+    emulate_bfloat16(model)
+    target = work / "emulated" / path.parent.name / path.name
+    shutil.rmtree(target.parent, ignore_errors=True)
+    save_graph(model, target)
+    return target
 
 
 def _for_this_cpu(recipe: Recipe) -> Recipe:
