@@ -15,7 +15,15 @@ from typing import Any
 
 from dit_deploy.errors import BackendError
 
-__all__ = ["HeavyLayer", "check_layers", "count_engine_layers", "count_types", "heavy_layers", "precisions"]
+__all__ = [
+    "HeavyLayer",
+    "check_layers",
+    "check_weights",
+    "count_engine_layers",
+    "count_types",
+    "heavy_layers",
+    "precisions",
+]
 
 #: TensorRT's names of types → ours.
 _PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8", "FP4": "fp4"}
@@ -30,6 +38,9 @@ _KINDS = {
 
 #: Layers that hand on what they get, so that a product sees through them to a dequantisation.
 _TRANSPARENT = {"SHUFFLE", "SQUEEZE", "UNSQUEEZE", "IDENTITY"}
+
+#: Bytes that an engine may have beside the graph's weights: constants that are computed while it is built.
+_SMALL_WEIGHTS = 1 << 16
 
 #: What heavy layers may have, for the precision that was asked. Of a quantised network only the linear layers are.
 _ALLOWED = {
@@ -117,6 +128,22 @@ def check_layers(
             raise BackendError(
                 f"{asked} was asked for {quantized} linear layers, but {counted} are quantised in the network"
             )
+
+
+def check_weights(announced: int, stored: int, asked: str) -> None:
+    """Hold the weights of a built engine against those of its graph, in bytes: half the bits, half the bytes.
+
+    This is what can be seen of a TensorRT-RTX engine without a GPU to load it on. For graphs of 0.2 … 260 MB in
+    float16, int8 and fp8, with one profile and with four, version 1.7.1 announced within 2 % of the graph's bytes.
+
+    Raises:
+        BackendError: the engine has a fifth more: the library converted weights to a wider type.
+    """
+    if announced > 1.2 * stored + _SMALL_WEIGHTS:
+        raise BackendError(
+            f"{asked} was asked, but the built engine holds {announced / 1e6:.1f} MB of weights where the graph has "
+            f"{stored / 1e6:.1f} MB: the library converted them to a wider type"
+        )
 
 
 def count_engine_layers(information: Mapping[str, Any]) -> dict[str, int]:

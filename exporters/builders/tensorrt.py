@@ -2,7 +2,8 @@
 TensorRT-RTX anywhere for chosen GPUs.
 
 The network is strongly typed, so the graph's types decide the precision; the heavy layers' are checked before
-anything is built. The work is done in a process of its own, see :mod:`._child`.
+anything is built, and afterwards what can be seen of the engine. The work is done in a process of its own, see
+:mod:`._child`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import onnx_ir as ir
 
@@ -22,7 +23,7 @@ from dit_deploy.bundle.engine import Precision, Profile
 from dit_deploy.errors import BackendError, Cancelled, DitDeployError, InputError
 from dit_deploy.exporters.builders import _child
 from dit_deploy.exporters.builders.flavours import Flavour, check_option, check_targets, library, title
-from dit_deploy.exporters.builders.layers import HeavyLayer, precisions
+from dit_deploy.exporters.builders.layers import HeavyLayer, check_weights, precisions
 from dit_deploy.exporters.builders.profiles import input_shapes
 from dit_deploy.exporters.builders.progress import Progress
 from dit_deploy.exporters.builders.refusal import SourceNames, advice, explain
@@ -108,6 +109,11 @@ def check_options(
         raise BackendError(
             f"{asked}: {title(flavour)} prepares refitting on a GPU, and here is none: {found.gpu_note}; "
             "build without it, or on a machine with an NVIDIA GPU"
+        )
+    if hardware_compatibility not in (None, *get_args(HardwareCompatibility)):
+        raise InputError(
+            f"hardware_compatibility: {hardware_compatibility!r} came, "
+            f"expected {' or '.join(get_args(HardwareCompatibility))}"
         )
     if workspace_bytes is not None and workspace_bytes < 1:
         raise InputError(f"workspace_bytes: {workspace_bytes} came, expected a positive number of bytes")
@@ -209,6 +215,8 @@ def build(
         if answer["event"] != "built":
             raise _failure(onnx_path, named, answer)
         engine_layers, notes = _look_at(flavour, partial) if library(flavour).gpu is not None else ({}, [])
+        if flavour == "tensorrt-rtx" and precision not in (None, "fp32") and not strip_weights:
+            notes += _check_weights(onnx_path, answer["memory"], str(precision))
         os.replace(partial, out_path)
         sync_folder(out_path.parent)
     finally:
@@ -246,6 +254,14 @@ def _look_at(flavour: Flavour, path: Path) -> tuple[dict[str, int], list[str]]:
     if answer["event"] != "layers":
         return {}, [f"the engine's layers cannot be listed: {answer.get('message', '')}"]
     return answer["layers"], []
+
+
+def _check_weights(path: Path, memory: dict[str, int], precision: str) -> list[str]:
+    if "weights" not in memory:
+        return ["the library does not say how large the engine's weights are, so their type is not checked"]
+    stored = sum(value.const_value.nbytes for value in ir.load(path).graph.initializers.values() if value.const_value)
+    check_weights(memory["weights"], stored, precision)
+    return []
 
 
 def _quantized_layers(path: Path) -> int:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dit_deploy.bundle import Axis, Component, TensorSpec
 
-__all__ = ["AXES", "attention", "linear", "one_node", "quantized"]
+__all__ = ["AXES", "attention", "linear", "one_node", "quantized", "stored_in_half"]
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 AXES = {"batch": (1, 2, 4), "tokens": (8, 8, 16)}
@@ -70,6 +70,15 @@ def linear(path: Path, dtype: int = HALF, *, forgotten: bool = False) -> Compone
     ]
     weights = [weight("to_q", 64, 64, dtype=arrays[dtype]), weight("to_out", 64, 64, dtype=arrays[second])]
     return write(path, nodes, ("batch", 64), weights)
+
+
+def stored_in_half(path: Path) -> Component:
+    """A linear layer that computes in float32 with a weight of 128 × 128 stored in float16."""
+    nodes = [
+        helper.make_node("Cast", ["blocks.3.to_q.weight"], ["w"], to=FLOAT),
+        helper.make_node("MatMul", ["x", "w"], ["y"], name="node_first"),
+    ]
+    return write(path, nodes, ("batch", 128), [weight("to_q", 128, 128, dtype=np.float16)])
 
 
 def one_node(path: Path, operator: str, **attributes: object) -> Component:

@@ -11,6 +11,7 @@ from dit_deploy.errors import BackendError
 from dit_deploy.exporters.builders.layers import (
     HeavyLayer,
     check_layers,
+    check_weights,
     count_engine_layers,
     count_types,
     heavy_layers,
@@ -156,6 +157,14 @@ def test_kept_layers_may_differ() -> None:
     check_layers(layers(fp16=1, fp32=2), "fp16", kept={"fp32.0", "fp32.1"})
     with pytest.raises(BackendError, match=r"1 of 3 .* fp32\.1"):
         check_layers(layers(fp16=1, fp32=2), "fp16", kept={"fp32.0"})
+
+
+def test_weights_of_a_built_engine() -> None:
+    check_weights(260_636_544, 260_636_074, "fp16")
+    check_weights(5_712_132, 5_709_467, "int8")
+    check_weights(9_000, 100, "fp16")
+    with pytest.raises(BackendError, match=r"int8 was asked, but .* 8\.3 MB of weights where the graph has 5\.7 MB"):
+        check_weights(8_343_424, 5_709_467, "int8")
 
 
 def test_layers_of_a_built_engine() -> None:

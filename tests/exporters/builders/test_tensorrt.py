@@ -176,6 +176,12 @@ def test_fp16_asked_is_fp16_got(make: Callable[..., BuildReport]) -> None:
         assert report.precisions() == {"matmul": {"fp16": 1, "fp32": 1}}
 
 
+def test_the_library_tells_the_size_of_the_weights_it_uses(make: Callable[..., BuildReport]) -> None:
+    """What :func:`check_weights` relies on: it is the built engine's size that is told, not the graph's."""
+    report = make(graphs.stored_in_half)
+    assert report.memory["weights"] == pytest.approx(128 * 128 * 4, rel=0.1)
+
+
 def test_int8_asked_is_int8_got(make: Callable[..., BuildReport]) -> None:
     report = make(graphs.quantized, options={"precision": "int8"})
     assert report.precisions() == {"matmul": {"int8": 1, "fp16": 1}}
@@ -326,7 +332,7 @@ def stand_in(rtx: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> L
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("from tensorrt_rtx import *\n__version__ = '10.14.0'\n")
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    known = frozenset({"strip_weights", "refittable", "workspace_bytes", "timing_cache", "optimization_level"})
+    known = frozenset({"workspace_bytes", "timing_cache", "optimization_level", "hardware_compatibility"})
     found = Library("10.14.0", (), known, Gpu("none, in truth", "8.9"), "")
     monkeypatch.setattr(flavours, "library", lambda flavour: found)
     monkeypatch.setattr(tensorrt, "library", lambda flavour: found)
@@ -360,6 +366,7 @@ def test_full_tensorrt_takes_the_same_way(stand_in: Library, tmp_path: Path) -> 
         ({"compute_capabilities": ["8.9"]}, "compute_capabilities: TensorRT has no such option: it builds for the GPU"),
         ({"version_compatible": True}, "version_compatible: TensorRT has no such option: version 10.14.0 does not"),
         ({"optimization_level": 9}, "optimization_level: 9 came, expected 0 … 5"),
+        ({"hardware_compatibility": "all"}, "'all' came, expected ampere_plus or same_compute_capability"),
     ],
 )
 def test_options_of_full_tensorrt(stand_in: Library, options: dict[str, Any], message: str) -> None:
@@ -371,3 +378,32 @@ def test_timing_cache_that_cannot_be_written(stand_in: Library, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(BackendError, match=r"timing cache: .* cannot be written: its folder is a file"):
         check_options("tensorrt", timing_cache=tmp_path / "file" / "timing.cache")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+def test_on_a_gpu(flavour: flavours.Flavour, tmp_path: Path) -> None:
+    """The built engine's layers are listed, and a stripped engine has no weights in it."""
+    try:
+        found = library(flavour)
+    except BackendError as error:
+        pytest.skip(str(error))
+    if found.gpu is None:
+        pytest.skip(found.gpu_note)
+    if found.compute_capabilities and found.gpu.compute_capability not in found.compute_capabilities:
+        pytest.skip(f"{found.gpu} loads no engine of TensorRT-RTX")
+    component = graphs.attention(tmp_path / "model.onnx")
+    sizes = []
+    for strip in (False, True):
+        report = build(
+            tmp_path / "model.onnx",
+            tmp_path / "out.engine",
+            flavour=flavour,
+            component=component,
+            profiles=[profile_for(component)],
+            precision="fp16",
+            strip_weights=strip,
+        )
+        sizes.append(report.size)
+        assert strip or report.engine_layers
+    assert sizes[0] - sizes[1] > 3 * 64 * 64  # bytes, of three weights in two bytes each
