@@ -8,12 +8,10 @@ let alone used.
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +21,13 @@ from numpy.typing import NDArray
 
 from dit_deploy import __version__
 from dit_deploy.bundle import Bundle
-from dit_deploy.bundle._files import is_below, read_limited
-from dit_deploy.bundle._lock import lock_file
 from dit_deploy.bundle.engine import graph_digest
-from dit_deploy.errors import BundleError, InputError
+from dit_deploy.errors import InputError
+from dit_deploy.exporters.calibration._kept import FOLDER, find, locked, read_calibration, write
 from dit_deploy.exporters.calibration._record import (
     CALIBRATION_FORMAT,
     CALIBRATION_VERSION,
     CalibrationRecord,
-    Identity,
     canonical_digest,
 )
 from dit_deploy.exporters.calibration.observers import Histogram, Levels, Method, check_choice, scale_of
@@ -45,17 +41,11 @@ from dit_deploy.exporters.calibration.trajectories import (
 )
 from dit_deploy.exporters.passes.graph_file import load_graph, save_graph
 from dit_deploy.exporters.passes.smoothing import smooth
-from dit_deploy.files import replace_file
 from dit_deploy.runtimes.integrity import check_component
-from dit_deploy.text import one_line
 
 __all__ = ["FOLDER", "Calibration", "calibrate", "read_calibration"]
 
 Floats = NDArray[np.float32]
-
-FOLDER = "calibration"
-#: A DiT-XL/2's takes some three megabytes.
-_LIMIT = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -172,15 +162,6 @@ def calibrate(
     return replace(_kept_or_made(feeds, identity, plain, force), unsmoothed=plain)
 
 
-def read_calibration(path: Path) -> CalibrationRecord:
-    """Return what a file of the folder ``calibration`` holds.
-
-    Raises:
-        BundleError: it cannot be read, is larger than a calibration can be, damaged, or none.
-    """
-    return CalibrationRecord.parse(read_limited(path, _LIMIT), str(path))
-
-
 class _Feeds:
     """What a component is fed, made when it is first asked for."""
 
@@ -212,10 +193,10 @@ def _kept_or_made(feeds: _Feeds, identity: dict[str, Any], plain: Calibration | 
     """Return the calibration that is kept, else make it: of the smoothed graph where ``plain`` is given."""
     bundle, component, tell = feeds.bundle, feeds.component, feeds.tell
     path = bundle.path / FOLDER / f"{canonical_digest(identity)[:16]}.json"
-    if not force and (kept := _find(path, identity, tell)):
+    if not force and (kept := find(path, identity, tell)):
         return Calibration(component, kept, path)
-    with _locked(path, lambda: tell("waiting for another calibration", 0, 1)):
-        if not force and (kept := _find(path, identity, tell)):
+    with locked(path, lambda: tell("waiting for another calibration", 0, 1)):
+        if not force and (kept := find(path, identity, tell)):
             return Calibration(component, kept, path)
         started = time.perf_counter()
         given, latents = feeds.get(plain)
@@ -239,7 +220,7 @@ def _kept_or_made(feeds: _Feeds, identity: dict[str, Any], plain: Calibration | 
             created_by=f"dit-deploy {__version__}",
             seconds=round(time.perf_counter() - started, 3),
         )
-        _write(path, record)
+        write(path, record)
     return Calibration(component, record, path)
 
 
@@ -276,21 +257,6 @@ def _identity(bundle: Bundle, component: str, settings: Settings) -> dict[str, A
     }
 
 
-def _find(path: Path, identity: Identity, tell: Progress) -> CalibrationRecord | None:
-    """Return what is kept at ``path``; ``None`` where there is nothing, or nothing that can be used."""
-    if not os.path.lexists(path):
-        return None
-    try:
-        record = read_calibration(path)
-    except BundleError:
-        tell(f"{FOLDER}/{path.name} is damaged, and made anew", 0, 1)
-        return None
-    if record.identity() != identity:
-        tell(f"{FOLDER}/{path.name} is of another graph or other settings, and made anew", 0, 1)
-        return None
-    return record
-
-
 def _latents(bundle: Bundle, settings: Settings, threads: int | None, progress: Progress | None) -> Floats:
     """Return the latents that the denoiser's calibration with these settings ended in."""
     values = asdict(settings)
@@ -313,40 +279,3 @@ def _autoencoder_feed(bundle: Bundle, component: str, latents: Floats, threads: 
         f"calibration: {component} came; the inputs of denoiser, vae_decoder and vae_encoder can be made from "
         "trajectories, no others"
     )
-
-
-@contextmanager
-def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of the calibration ``path``, whose folder is made where it is missing."""
-    folder = path.parent
-    with _writing(path):
-        folder.mkdir(exist_ok=True)
-        # The folder is no part of what was checked when the bundle was opened.
-        if not is_below(os.path.realpath(folder), os.path.realpath(folder.parent)):
-            raise BundleError(f"{folder} is a link that leaves the bundle; remove it")
-        lock = lock_file(folder / f".{path.stem}.lock", waiting)
-        lock.__enter__()
-    try:
-        for left in folder.glob(f".{path.name}.*"):  # by a process that was killed while it wrote
-            with suppress(OSError):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-        yield
-    finally:
-        lock.__exit__(None, None, None)
-
-
-def _write(path: Path, record: CalibrationRecord) -> None:
-    with _writing(path):
-        replace_file(path, record.to_json())
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Say of the system's refusal what could not be written."""
-    try:
-        yield
-    except OSError as error:
-        raise BundleError(
-            f"{path.parent} cannot be written to: {one_line(error.strerror or error)}; a calibration is kept in its "
-            "bundle, so give the folder the permission, or copy the bundle to a place where you may write"
-        ) from error

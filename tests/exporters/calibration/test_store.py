@@ -19,6 +19,7 @@ from dit_deploy import Bundle
 from dit_deploy.errors import BundleError, InputError
 from dit_deploy.exporters.calibration import (
     Calibration,
+    _kept,
     _session,
     calibrate,
     plan,
@@ -293,7 +294,7 @@ def test_a_packed_number_that_unpacks_to_too_much(bundle: Bundle) -> None:
 
 
 def test_a_file_that_is_too_large(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_LIMIT", 1000)
+    monkeypatch.setattr(_kept, "_LIMIT", 1000)
     with pytest.raises(BundleError, match=r"larger than 1\.0 kB"):
         read_calibration(file_of(bundle))
 
@@ -332,7 +333,7 @@ class TestNowhereToKeepIt:
         def refuse(*_arguments: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(store, "lock_file", refuse)
+        monkeypatch.setattr(_kept, "lock_file", refuse)
         self.fails(bundle, "calibration cannot be written to: Permission denied; .* give the folder the permission")
 
     def test_a_file_in_the_way(self, bundle: Bundle) -> None:
@@ -352,7 +353,7 @@ def test_a_read_only_bundle_gives_what_it_has(bundle: Bundle, monkeypatch: pytes
     def refuse(*_arguments: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(store, "lock_file", refuse)
+    monkeypatch.setattr(_kept, "lock_file", refuse)
     assert calibrate(bundle, **SETTINGS).scales()
 
 
