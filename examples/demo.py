@@ -1,4 +1,4 @@
-"""The whole road on the trained demo: export, draw every class, redraw a picture, compare with PyTorch.
+"""The whole road on the trained demo: export, draw, compare with PyTorch, build an INT8 engine and draw with it.
 
     python examples/demo.py OUT        # `make demo` runs this
 
@@ -45,11 +45,16 @@ def main(out: Path) -> None:
     sheet([[original, *redrawn]], captions).save(out / "image_to_image.png")
 
     run("parity", bundle, "--reference", MODEL, "--report", out / "parity")
+
+    run("build-engine", bundle, "--precision", "int8")
+    again = Pipeline(Bundle.open(bundle), "onnxruntime-int8")(class_labels=list(range(10)) * ROWS, seed=0)
+    sheet([drawn.images[:10], again.images[:10]], names).save(out / "int8.png")
     print(f"\nDone in {time.perf_counter() - started:.0f} s. Look at")
     for path, what in (
         (out / "classes.png", "ten classes, guided, 50 DDIM steps"),
         (out / "image_to_image.png", "a sneaker redrawn as an ankle boot"),
         (out / "parity" / "index.html", "the comparison with PyTorch"),
+        (out / "int8.png", "the first row once more, by an engine in INT8"),
         (bundle, "the bundle"),
     ):
         print(f"  {path}: {what}")
