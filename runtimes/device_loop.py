@@ -113,9 +113,15 @@ class DeviceSteps:
             for copies in {self._copies(row) for row in range(len(self._rows))}
         }
         self._magnitude = device.allocate((1,), np.float32)
-        self._begin(start, float(table.input_scale[0]), float(table.timesteps[0]) * timestep_scale)
+        self._start, self._input_scale = start, np.float32(table.input_scale[0])
+        self._timestep = float(table.timesteps[0]) * timestep_scale
 
     def __enter__(self) -> DeviceSteps:
+        try:
+            self._begin()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -179,14 +185,13 @@ class DeviceSteps:
         self._device.download(self._sample, self._host)
         return self._host
 
-    def _begin(self, start: Floats, input_scale: float, timestep: float) -> None:
+    def _begin(self) -> None:
         """Upload the first sample and the first model input, as the solver graph will make the later ones."""
-        self._device.upload(self._sample, start)
+        self._device.upload(self._sample, self._start)
         copies = self._copies(0)
         buffers = self._denoiser(copies).buffers
-        model_input = np.float32(input_scale) * start
-        self._device.upload(buffers["latents"], np.concatenate([model_input] * copies))
-        self._device.upload(buffers["timestep"], np.full(copies * self._batch, timestep, np.float32))
+        self._device.upload(buffers["latents"], np.concatenate([self._input_scale * self._start] * copies))
+        self._device.upload(buffers["timestep"], np.full(copies * self._batch, self._timestep, np.float32))
 
     def _copies(self, row: int) -> int:
         return 2 if self._rows[row].guided else 1

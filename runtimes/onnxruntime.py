@@ -57,7 +57,7 @@ class OnnxRuntimeRunner:
         self._path, self._threads, self._providers = path, threads, tuple(providers)
         self._lock = threading.Lock()
         self._graph_ids = itertools.count(1)
-        self._graphs = cuda_graphs and self.device is not None and self.device.kind == "cuda"
+        self._graphs = cuda_graphs and self.device is not None and self.device.captures
         if self._graphs:
             try:
                 self.session = self._open(graphs=True)

@@ -40,6 +40,11 @@ class OnnxRuntimeMemory:
         """Such as ``"cuda:0"``."""
         return f"{self.kind}:{self.index}"
 
+    @property
+    def captures(self) -> bool:
+        """Whether there are CUDA graphs on it."""
+        return self.kind == "cuda"
+
     def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> OnnxRuntimeBuffer:
         """Return memory for an array, filled with zeros."""
         try:
