@@ -65,7 +65,9 @@ def build_engine(
     method: Annotated[str, _option("max|percentile|mse", "How scales follow from what calibration saw.")] = "mse",
     percentile: Annotated[float, _option("P", "Of the method percentile.")] = 99.99,
     samples: Annotated[int | None, _option("N", "Pictures drawn to calibrate.", "16, fewer of a large model")] = None,
-    evaluations: Annotated[int, _option("N", "Steps of the schedule that calibration looks at.")] = 16,
+    evaluations: Annotated[
+        int | None, _option("N", "Steps of the schedule that calibration looks at.", "16, or all where there are fewer")
+    ] = None,
     seed: Annotated[int, _option("N", "Of the calibration's first picture.")] = 0,
     limit: Annotated[
         float | None,

@@ -41,7 +41,7 @@ class CalibrationOptions:
     """What is drawn to calibrate; ``None`` leaves a number to :func:`dit_deploy.exporters.calibration.plan`."""
 
     samples: int | None = None
-    evaluations: int = 16
+    evaluations: int | None = None
     steps: int | None = None
     seed: int = 0
 

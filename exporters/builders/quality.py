@@ -16,8 +16,7 @@ from typing import Any, Literal
 from dit_deploy.bundle import Bundle
 from dit_deploy.exporters.builders.planning import Plan
 from dit_deploy.exporters.builders.recipe import Lowered, Recipe, lower
-from dit_deploy.exporters.calibration import Calibration, calibrate, sample_trajectories
-from dit_deploy.exporters.calibration import plan as plan_trajectories
+from dit_deploy.exporters.calibration import Calibration, calibrate
 from dit_deploy.exporters.calibration.sensitivity import Group, choose_kept, sensitivity
 from dit_deploy.exporters.passes.emulate import emulate_bfloat16
 from dit_deploy.exporters.passes.fp8 import FP8
@@ -32,7 +31,7 @@ __all__ = ["Settled", "settle"]
 
 Progress = Callable[[str, int, int], None]
 
-#: Evaluations of the denoiser that tell layers apart: from the first step to the last.
+#: Evaluations of the denoiser, or a few more, that tell layers apart: from the first step to the last.
 _EVALUATIONS = 4
 
 
@@ -184,13 +183,13 @@ def _sensitivity(
         smooth(model, calibration.unsmoothed.channel_maxima(), recipe.smoothing)
         path = work / "smoothed" / "denoiser.onnx"
         save_graph(model, path)
-    options = {**vars(plan.calibration), "samples": _EVALUATIONS, "evaluations": _EVALUATIONS}
-    trajectories = sample_trajectories(bundle, plan_trajectories(bundle, **options), threads=threads, progress=progress)
+    feeds = calibration.feeds()
+    every = max(1, len(feeds) // _EVALUATIONS)
     levels: Literal["int8", "fp8"] = "int8" if recipe.precision == "int8" else "fp8"
     found = sensitivity(
         path,
         calibration.scales(recipe.method, levels, recipe.percentile),
-        trajectories.feeds,
+        feeds[::every],
         grid=INT8 if levels == "int8" else FP8,
         kept=recipe.keep,
         by="block" if is_large(bundle) else "layer",
