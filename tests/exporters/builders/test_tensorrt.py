@@ -302,7 +302,7 @@ build(folder / "model.onnx", folder / "out.engine", flavour="tensorrt-rtx", comp
     while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
         assert time.monotonic() < deadline, "the worker is still there"
         time.sleep(0.05)
-    assert not (tmp_path / "out.engine").exists()
+    assert left_over(tmp_path) == []
 
 
 def test_a_denoiser_with_planned_profiles(rtx: Library, tiny_bundle: Path, tmp_path: Path) -> None:
