@@ -19,18 +19,24 @@ from dit_deploy.bench.random_checkpoint import write_random_autoencoder, write_r
 from dit_deploy.bench.run import bench
 from dit_deploy.bundle import Bundle
 from dit_deploy.cli._console import print_results, show_lines
+from dit_deploy.exporters import export
+from dit_deploy.exporters.builders import CalibrationOptions, build_engine
+from dit_deploy.exporters.builders.recipe import Recipe, lower
+from dit_deploy.exporters.calibration import calibrate
 from dit_deploy.runtimes import Pipeline
 
-__all__ = ["main", "openvino_candidates"]
+__all__ = ["SHORT", "main", "openvino_candidates"]
+
+#: A calibration of seconds, not minutes.
+SHORT = CalibrationOptions(samples=4, evaluations=2, steps=2)
 
 
 def openvino_candidates(bundle: Bundle, folder: Path, threads: int) -> dict[str, Callable[[], Pipeline]]:
     """Return OpenVINO's rows: the bundle's INT8 graph, with the rest in FP32 and in what OpenVINO takes by itself."""
-    from dit_deploy.exporters.builders.recipe import Recipe, lower
-    from dit_deploy.exporters.calibration import calibrate
-
     explicit = Recipe("int8", "fp32")
-    path = lower(bundle.component_path("denoiser"), folder / "explicit.onnx", explicit, calibrate(bundle, **SHORT)).path
+    path = lower(
+        bundle.component_path("denoiser"), folder / "explicit.onnx", explicit, calibrate(bundle, **vars(SHORT))
+    ).path
 
     def opener(precision: str | None) -> Callable[[], Pipeline]:
         def call() -> Pipeline:
@@ -40,10 +46,6 @@ def openvino_candidates(bundle: Bundle, folder: Path, threads: int) -> dict[str,
         return call
 
     return {"OpenVINO INT8, rest FP32": opener("f32"), "OpenVINO INT8, its default": opener(None)}
-
-
-#: A calibration of seconds, not minutes.
-SHORT: dict[str, int] = {"samples": 4, "evaluations": 2, "steps": 2}
 
 
 def main() -> None:
@@ -57,9 +59,6 @@ def main() -> None:
     parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
     args = parser.parse_args()
 
-    from dit_deploy.exporters import export
-    from dit_deploy.exporters.builders import CalibrationOptions, build_engine
-
     say = show_lines()
     with tempfile.TemporaryDirectory(prefix="dit-deploy-bench-") as name:
         folder = Path(name)
@@ -68,7 +67,7 @@ def main() -> None:
         bundle = export(checkpoint, folder / "bundle", progress=say)
         for precision in ("fp32", "int8"):
             say(f"building {precision}")
-            build_engine(bundle, precision=precision, check=False, calibration=CalibrationOptions(**SHORT))
+            build_engine(bundle, precision=precision, check=False, calibration=SHORT)
         report = bench(
             bundle,
             engines=["onnx", "onnxruntime-fp32", "onnxruntime-int8"],

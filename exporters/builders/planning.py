@@ -255,8 +255,8 @@ def _profiles(
         extents = [parse_extent(text) for text in resolutions]
         return plan_profiles(bundle.manifest, extents, fallback=fallback)
     ends = {"minimum": minimum, "optimum": optimum, "maximum": maximum}
-    parsed = {name: None if text is None else parse_extent(text, name) for name, text in ends.items()}
-    return range_profiles(bundle.manifest, **parsed)
+    low, best, high = (None if text is None else parse_extent(text, name) for name, text in ends.items())
+    return range_profiles(bundle.manifest, minimum=low, optimum=best, maximum=high)
 
 
 def _target(

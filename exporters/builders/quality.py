@@ -158,7 +158,7 @@ def _adjust(
     assert plan.limit is not None
     table = _sensitivity(bundle, plan, work, calibration, threads, progress)
     settled.sensitivity = [[group.name, group.error] for group in table]
-    measured = {(): parity}
+    measured: dict[tuple[str, ...], EngineParity] = {(): parity}
 
     def quality(kept: tuple[str, ...]) -> float:
         if kept not in measured:

@@ -127,7 +127,7 @@ def lower(
         if recipe.smoothing is not None:
             assert calibration.unsmoothed is not None
             smooth(model, calibration.unsmoothed.channel_maxima(), recipe.smoothing)
-        levels = "int8" if recipe.precision == "int8" else "fp8"
+        levels: Literal["int8", "fp8"] = "int8" if recipe.precision == "int8" else "fp8"
         scales = calibration.scales(recipe.method, levels, recipe.percentile)
         quantize = quantize_int8 if recipe.precision == "int8" else quantize_fp8
         patterns = (*recipe.keep, *kept)
