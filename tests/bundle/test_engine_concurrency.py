@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 import pytest
 
-from dit_deploy.bundle import Bundle, _lock, engine_lock
+from dit_deploy.bundle import Bundle, _engines, _lock, engine_lock
 from dit_deploy.errors import BundleError
 
 from .engines import build
@@ -192,3 +193,35 @@ def test_readers_while_an_engine_is_replaced(bundle: Bundle) -> None:
             assert opened.engine_names() == ["fast"]
             seen.add(opened.engine("fast").record.seconds)
     assert len(seen) > 3
+
+
+def test_a_build_ends_while_a_bundle_is_opened(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hidden folder is listed, and renamed before it is looked into."""
+    hidden = bundle.path / "engines/.fast.tmp-1-00ff"
+    hidden.mkdir(parents=True)
+    scan = os.scandir
+
+    def renamed(path: Path) -> object:
+        if path == hidden and hidden.exists():
+            hidden.rename(hidden.with_name("elsewhere"))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", renamed)
+    assert Bundle.open(bundle.path).digest == bundle.digest
+    assert not hidden.exists()
+
+
+def test_an_engine_is_replaced_while_it_is_opened(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record is the older one's, the files are the newer one's: then all is read again."""
+    build(bundle)
+    read = _engines._read_record
+
+    def replaced(path: Path) -> object:
+        record = read(path)
+        monkeypatch.setattr(_engines, "_read_record", read)
+        build(bundle, seconds=9, before_finish=lambda writer: writer.file("denoiser.onnx").write_bytes(larger))
+        return record
+
+    larger = onnx.helper.make_model(onnx.helper.make_graph([], "another", [], [])).SerializeToString()
+    monkeypatch.setattr(_engines, "_read_record", replaced)
+    assert bundle.engine("fast").record.seconds == 9
