@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,11 @@ def onnxruntime_providers() -> tuple[dict[str, str], str]:
     try:
         import onnxruntime as ort
 
+        from dit_deploy.runtimes.providers import preload_cuda
+
         names = [name for name in ort.get_available_providers() if name != "AzureExecutionProvider"]
+        if "CUDAExecutionProvider" in names:
+            preload_cuda()
         ort.set_default_logger_severity(4)
     except ModuleNotFoundError:
         return {}, "ONNX Runtime is not installed"
@@ -178,7 +181,7 @@ def _generate_cuda(providers: dict[str, str], gpus: list[Gpu], gpu_note: str) ->
         return role(False, "this ONNX Runtime was built without CUDA", mend + extras.install_command("gpu"))
     if reason := providers["CUDAExecutionProvider"]:
         return role(False, f"CUDA does not start: {reason}", "pip install 'onnxruntime-gpu[cuda,cudnn]'")
-    return role(False, f"ONNX Runtime runs on {gpus[0].name}, but this version of dit-deploy uses the CPU only")
+    return role(True, f"with engines built for it, on {gpus[0].name}; the plain graphs run on the CPU")
 
 
 def _build_rtx() -> Role:
@@ -188,8 +191,6 @@ def _build_rtx() -> Role:
         return role(False, f"not installed: {', '.join(missing)}", extras.install_command("tensorrt-rtx"))
     if reason := _import_fails("tensorrt_rtx"):
         return role(False, f"tensorrt_rtx does not load: {reason}", "pip install --force-reinstall tensorrt-rtx")
-    if not _ships("exporters", "builders"):
-        return role(False, "tensorrt_rtx loads, but this version of dit-deploy builds no engines")
     return role(True, f"no GPU needed; for compute capability {', '.join(TENSORRT_RTX_TARGETS)}")
 
 
@@ -202,10 +203,11 @@ def _run_rtx(gpus: list[Gpu], gpu_note: str) -> Role:
         found = ", ".join(f"{gpu.name} ({gpu.compute_capability})" for gpu in gpus)
         targets = ", ".join(TENSORRT_RTX_TARGETS)
         return role(False, f"TensorRT-RTX supports compute capability {targets}, not {found}", "use TensorRT here")
-    if missing := _missing("tensorrt-rtx"):
+    # Polygraphy, of the same extra, only builds.
+    if missing := [name for name in _missing("tensorrt-rtx") if name != "polygraphy"]:
         return role(False, f"not installed: {', '.join(missing)}", extras.install_command("tensorrt-rtx"))
-    if not _ships("runtimes", "tensorrt"):
-        return role(False, "this version of dit-deploy runs no TensorRT engines")
+    if reason := _import_fails("tensorrt_rtx"):
+        return role(False, f"tensorrt_rtx does not load: {reason}", "pip install --force-reinstall tensorrt-rtx")
     return role(True, f"on {fitting[0].name}")
 
 
@@ -217,20 +219,11 @@ def _tensorrt(gpus: list[Gpu], gpu_note: str) -> Role:
         return role(False, f"not installed: {', '.join(missing)}", extras.install_command("tensorrt"))
     if reason := _import_fails("tensorrt"):
         return role(False, f"tensorrt does not load: {reason}", "pip install --force-reinstall tensorrt")
-    if not (_ships("exporters", "builders") and _ships("runtimes", "tensorrt")):
-        return role(False, "this version of dit-deploy neither builds nor runs TensorRT engines")
     return role(True, f"on {gpus[0].name}")
 
 
 def _missing(extra: str) -> list[str]:
     return [package.name for package in extras.packages() if package.extra == extra and package.version is None]
-
-
-def _ships(subpackage: str, module: str) -> bool:
-    """Say whether a subpackage of dit_deploy has a module, without importing either (exporters import torch)."""
-    spec = find_spec(f"dit_deploy.{subpackage}")
-    folders = [] if spec is None else spec.submodule_search_locations or []
-    return any((Path(folder) / name).exists() for folder in folders for name in (module, f"{module}.py"))
 
 
 def _import_fails(module: str) -> str:

@@ -26,7 +26,7 @@ except ImportError as error:
         "ONNX Runtime is not installed; install dit-deploy[cpu], or dit-deploy[gpu] on a machine with an NVIDIA GPU"
     ) from error
 
-__all__ = ["CPU", "CUDA", "PLUGINS", "Plugin", "Provider", "first_line", "open_session", "ort"]
+__all__ = ["CPU", "CUDA", "PLUGINS", "Plugin", "Provider", "first_line", "open_session", "ort", "preload_cuda"]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 #: A provider's name, or its name and options.
@@ -80,7 +80,7 @@ def open_session(
             session = ort.InferenceSession(model, options)
         else:
             if any(name in _CUDA_LIBRARIES for name, _ in asked):
-                _preload()
+                preload_cuda()
             session = ort.InferenceSession(model, options, providers=asked, enable_fallback=0)
     except BackendError:
         raise
@@ -127,7 +127,7 @@ def _plugin_devices(name: str) -> list[Any]:
     return fitting[:1]
 
 
-def _preload() -> None:
+def preload_cuda() -> None:
     """Load CUDA's libraries from their wheels, where ``onnxruntime-gpu[cuda,cudnn]`` put them, once a process."""
     global _preloaded
     with _lock:

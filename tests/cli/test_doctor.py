@@ -83,7 +83,6 @@ def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_packages(monkeypatch, tensorrt="11.0", tensorrt_rtx="1.7.1", polygraphy="0.53.6")
-    monkeypatch.setattr(doctor, "_ships", lambda *_: True)
     for gpu, able in ((RTX, True), (H100, False)):
         monkeypatch.setattr(doctor, "nvidia_gpus", lambda gpu=gpu: ([gpu], ""))
         found = doctor.examine()
@@ -92,6 +91,26 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         assert role(found, "build and run TensorRT engines")["able"] is True
         assert "built without CUDA" in role(found, "generate on CUDA")["reason"]
     assert "not NVIDIA H100 (9.0)" in role(found, "run TensorRT-RTX engines")["reason"]
+
+
+def test_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "nvidia_gpus", lambda: ([RTX], ""))
+    for reason, able in (("", True), ("its libraries are missing", False)):
+        providers = {"CUDAExecutionProvider": reason, "CPUExecutionProvider": ""}
+        monkeypatch.setattr(doctor, "onnxruntime_providers", lambda providers=providers: (providers, ""))
+        answer = role(doctor.examine(), "generate on CUDA")
+        assert answer["able"] is able
+        assert ("NVIDIA GeForce RTX 4090" if able else "its libraries are missing") in answer["reason"]
+
+
+def test_running_rtx_needs_the_library_and_no_builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "nvidia_gpus", lambda: ([RTX], ""))
+    pretend_packages(monkeypatch, tensorrt_rtx="1.7.1", polygraphy=None)
+    found = doctor.examine()
+    assert role(found, "run TensorRT-RTX engines")["able"] is True
+    assert role(found, "build TensorRT-RTX engines")["able"] is False
+    monkeypatch.setattr(doctor, "_import_fails", lambda module: "it lacks a library")
+    assert "it lacks a library" in role(doctor.examine(), "run TensorRT-RTX engines")["reason"]
 
 
 @pytest.mark.parametrize(
