@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 
 from dit_deploy.bundle import Bundle, Component, Engine
 from dit_deploy.bundle.solver import SOLVER, solver_component
