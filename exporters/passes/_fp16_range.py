@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dit_deploy.exporters.passes._operators import ELEMENTWISE, FLOATS, LAYOUT, any_type, computes, takes, varying
+from dit_deploy.exporters.passes.graph_file import release
 
 __all__ = ["MAXIMUM", "SAFE_MAXIMUM", "large_values", "unfit_constants"]
 
@@ -28,7 +29,9 @@ def unfit_constants(graph: ir.Graph, known: Collection[ir.Node]) -> Iterator[tup
             continue
         uses = [use for use in value.uses() if use.node not in known and not any_type(use.node)]
         readers = [use.node for use in uses if takes(use.node, use.idx, ir.DataType.FLOAT16)]
-        if readers and (why := _misfit(name, value.const_value)):
+        why = _misfit(name, value.const_value) if readers else None
+        release(value.const_value)
+        if why is not None:
             for node in readers:
                 yield node, why
 

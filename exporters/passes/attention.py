@@ -36,14 +36,18 @@ def lower_attention(model: ir.Model, form: Form) -> int:
 
     Raises:
         ExportError: names a node that the form cannot express: past or present keys, further outputs; in
-            ``microsoft`` also a soft cap, another precision of softmax, or causality over unequal lengths.
+            ``microsoft`` also a soft cap, another precision of softmax, or causality over unequal lengths. The
+            model is as it was then.
     """
     if form == "onnx":
         return 0
     infer_types(model)
     nodes = [node for node in model.graph if node.op_type == "Attention" and node.domain == ""]
-    for node in nodes:
-        attention = AttentionNode.read(node)
+    attentions = [AttentionNode.read(node) for node in nodes]
+    if form == "microsoft":
+        for attention in attentions:  # all, before anything is changed
+            _check_microsoft(attention)
+    for attention in attentions:
         build = Builder(model.graph, attention)
         if form == "microsoft":
             _to_microsoft(attention, build)
@@ -55,7 +59,8 @@ def lower_attention(model: ir.Model, form: Form) -> int:
     return len(nodes)
 
 
-def _to_microsoft(attention: AttentionNode, build: Builder) -> None:
+def _check_microsoft(attention: AttentionNode) -> None:
+    """Raise :class:`ExportError` for what MultiHeadAttention cannot express."""
     if attention.softcap:
         raise ExportError(f"{attention.node.name}: MultiHeadAttention has no soft cap; lower it to 'decomposed'")
     if attention.softmax_dtype not in (None, attention.dtype):
@@ -68,6 +73,9 @@ def _to_microsoft(attention: AttentionNode, build: Builder) -> None:
             f"{attention.node.name}: causal attention of {attention.tokens} queries over {attention.kv_tokens} keys is "
             "not what MultiHeadAttention calls causal; lower it to 'decomposed'"
         )
+
+
+def _to_microsoft(attention: AttentionNode, build: Builder) -> None:
     inputs: list[ir.Value | None] = [_tokens_first(attention, build, which) for which in range(3)]
     bias = None
     if attention.mask is not None:

@@ -7,6 +7,7 @@ nor protobuf's limit of 2 GB matters here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from onnx.shape_inference import InferenceError
 
 from dit_deploy.errors import ExportError
 
-__all__ = ["check_types", "infer_types", "load_graph", "save_graph", "skeleton"]
+__all__ = ["check_types", "infer_types", "load_graph", "release", "save_graph", "skeleton"]
 
 #: Tensors of more bytes go to the data file; those below, scalars and axes, are what readers want in the graph itself.
 _INLINE_BYTES = 1024
@@ -71,6 +72,16 @@ def save_graph(model: ir.Model, path: Path) -> None:
         ir.save(model, path, external_data=data.name, size_threshold_bytes=_INLINE_BYTES)
     except (OSError, ValueError) as error:
         raise ExportError(f"{path}: cannot be written: {_first_line(error)}") from error
+    finally:
+        for _, tensor in _external(model):
+            release(tensor)
+
+
+def release(tensor: ir.TensorProtocol | None) -> None:
+    """Let go of a mapped weight's pages. They cost nothing that the kernel could not take back, but count as used."""
+    if isinstance(tensor, ir.ExternalTensor):
+        with contextlib.suppress(BufferError):  # somebody looks at the array still
+            tensor.release()
 
 
 def skeleton(model: ir.Model) -> onnx.ModelProto:

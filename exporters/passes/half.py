@@ -20,7 +20,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from dit_deploy.errors import ExportError, InputError
 from dit_deploy.exporters.passes._operators import FLOATS, any_type, floats, takes
-from dit_deploy.exporters.passes.graph_file import check_types, infer_types
+from dit_deploy.exporters.passes.graph_file import check_types, infer_types, release
 from dit_deploy.exporters.passes.islands import Island, find_islands
 
 __all__ = ["to_half"]
@@ -167,7 +167,9 @@ class _Typing:
 
 def _converted(tensor: ir.TensorProtocol, dtype: ir.DataType, name: str) -> Callable[[], ir.TensorProtocol]:
     def convert() -> ir.TensorProtocol:
-        return ir.Tensor(tensor.numpy().astype(_NUMPY[dtype]), dtype=dtype, name=name)
+        array = tensor.numpy().astype(_NUMPY[dtype])
+        release(tensor)
+        return ir.Tensor(array, dtype=dtype, name=name)
 
     return convert
 
