@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 
 from dit_deploy.bundle import Bundle, Component, Engine
 from dit_deploy.bundle.solver import SOLVER, solver_component
+from dit_deploy.runtimes import cpu_ops
 from dit_deploy.runtimes.choose import choose_engine
 from dit_deploy.runtimes.fit import this_machine
 from dit_deploy.runtimes.integrity import check_component, check_engine
@@ -90,7 +92,12 @@ class Components:
             from dit_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
             return OnnxRuntimeRunner(
-                path, component, threads=self._threads, providers=_providers(engine), cuda_graphs=cuda_graphs
+                path,
+                component,
+                threads=self._threads,
+                providers=_providers(engine),
+                libraries=_libraries(engine),
+                cuda_graphs=cuda_graphs,
             )
         from dit_deploy.runtimes.tensorrt import TensorRTRunner
 
@@ -107,6 +114,12 @@ class Components:
 def _providers(engine: Engine) -> tuple[str, ...]:
     """Return the providers of an engine of ONNX Runtime's: its own, and the CPU's for what that leaves."""
     return tuple(dict.fromkeys([engine.record.target.provider or _CPU, _CPU]))
+
+
+def _libraries(engine: Engine) -> tuple[Path, ...]:
+    """Return the libraries of operators that an engine needs; that they are here was part of choosing it."""
+    library = cpu_ops.library_path() if engine.record.target.operators is not None else None
+    return () if library is None else (library,)
 
 
 def _plain_providers(engine: Engine | None) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from functools import cache
 from dit_deploy.bundle import EngineRecord
 from dit_deploy.errors import BackendError
 from dit_deploy.extras import importable, install_command, installed
+from dit_deploy.runtimes import cpu_ops
 from dit_deploy.runtimes.gpus import gpu_compute_capabilities
 
 __all__ = ["Machine", "lacks", "made_for", "this_machine", "unfit"]
@@ -35,12 +36,14 @@ class Machine:
         gpu_note: why there are none.
         versions: backend → the version installed; a backend that is missing here is not installed.
         providers: those that ONNX Runtime can use here.
+        cpu_ops_note: why this package's own operators for CPUs are not here, and how to get them; empty where they are.
     """
 
     compute_capabilities: tuple[str, ...] = ()
     gpu_note: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     providers: tuple[str, ...] = ()
+    cpu_ops_note: str = ""
 
 
 @cache
@@ -52,7 +55,7 @@ def this_machine(gpus: bool = True) -> Machine:
         if (found := next(filter(None, map(installed, names)), None))
     }
     capabilities, note = gpu_compute_capabilities() if gpus else ((), "")
-    return Machine(capabilities, note, versions, _providers())
+    return Machine(capabilities, note, versions, _providers(), cpu_ops.why_not())
 
 
 def _providers() -> tuple[str, ...]:
@@ -81,6 +84,8 @@ def made_for(record: EngineRecord) -> str:
     if record.target.provider is not None:
         inside = " in ONNX Runtime" if record.target.provider in _COMPILED else ""
         text += f"{inside} with {record.target.provider}"
+    if record.target.operators is not None:
+        text += " and the fused INT8 operators"
     if record.target.device == "cuda":
         capabilities = " or ".join(record.target.compute_capabilities)
         text += f" on compute capability {capabilities}" if capabilities else " on an NVIDIA GPU"
@@ -94,7 +99,7 @@ def lacks(record: EngineRecord, machine: Machine | None = None) -> str:
         machine = this_machine(gpus=on_gpu)
     if on_gpu and (lacking := _gpu(record, machine)):
         return lacking
-    return _backend(record, machine) or _provider(record, machine)
+    return _backend(record, machine) or _provider(record, machine) or _operators(record, machine)
 
 
 def _gpu(record: EngineRecord, machine: Machine) -> str:
@@ -132,6 +137,10 @@ def _provider(record: EngineRecord, machine: Machine) -> str:
     if record.backend != "onnxruntime" or wanted is None or wanted in machine.providers:
         return ""
     return f"this machine's ONNX Runtime {machine.versions.get('onnxruntime')} has no {wanted}"
+
+
+def _operators(record: EngineRecord, machine: Machine) -> str:
+    return "" if record.target.operators is None else machine.cpu_ops_note
 
 
 def _extra(record: EngineRecord) -> str:

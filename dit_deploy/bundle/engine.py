@@ -107,11 +107,16 @@ class EngineComponent(Record):
 
 
 class Target(Record):
-    """What an engine runs on: a kind of device, ONNX Runtime's provider, and the GPUs' compute capabilities (8.9)."""
+    """What an engine runs on: a kind of device, ONNX Runtime's provider, and the GPUs' compute capabilities (8.9).
+
+    ``operators`` names a library of this package's own operators that the artefacts need: ``cpu_ops``, of
+    :mod:`dit_deploy.runtimes.cpu_ops`, which each machine builds for itself.
+    """
 
     device: Literal["cpu", "cuda"]
     provider: str | None = None
     compute_capabilities: tuple[ComputeCapability, ...] = ()
+    operators: Literal["cpu_ops"] | None = None
 
 
 class EngineRecord(Record):

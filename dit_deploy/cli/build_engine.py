@@ -59,6 +59,12 @@ def build_engine(
     attention: Annotated[
         str, _option("auto|onnx|microsoft|decomposed", "Form of attention; auto is what the backend runs fused.")
     ] = "auto",
+    kernels: Annotated[
+        str,
+        _option(
+            "auto|onnxruntime|fused", "INT8 on a CPU: ONNX Runtime's operators, or this package's (needs g++ there)."
+        ),
+    ] = "auto",
     smoothing: Annotated[
         float, _option("A", "SmoothQuant's α of int8 and fp8, 0 … 1; a negative number turns it off.")
     ] = 0.5,
@@ -125,6 +131,7 @@ def build_engine(
         "keep": tuple(keep or ()),
         "islands": tuple(island or ()),
         "attention": attention,
+        "kernels": kernels,
         "smoothing": None if smoothing < 0 else smoothing,
         "method": method,
         "percentile": percentile,

@@ -22,6 +22,8 @@ from dit_deploy.exporters.builders.planning import Plan, make_plan
 from dit_deploy.exporters.builders.quality import Settled, settle
 from dit_deploy.exporters.builders.recipe import Lowered
 from dit_deploy.exporters.solver_graph import write_solver
+from dit_deploy.runtimes import cpu_ops
+from dit_deploy.runtimes.fit import this_machine
 
 __all__ = ["build_engine", "explain_engine"]
 
@@ -61,6 +63,10 @@ def build_engine(
     """
     tell = progress or (lambda _text, _done, _total: None)
     plan = make_plan(bundle, **options)
+    if plan.target.operators is not None:
+        tell("compiling the fused INT8 operators for this CPU", 0, 1)
+        cpu_ops.build()
+        this_machine.cache_clear()
     with engine_lock(bundle, plan.name, lambda line: tell(line, 0, 1)):
         found = None if force else _existing(bundle, plan.name)
         if found is not None and found.record.key == engine_key(plan.key_parts):

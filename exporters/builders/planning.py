@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dit_deploy import extras
+from dit_deploy.bench import machine
 from dit_deploy.bundle import Bundle
 from dit_deploy.bundle.engine import BackendName, Precision, Profile, Target, graph_digest
 from dit_deploy.bundle.solver import SOLVER, solver_profile
@@ -20,6 +21,7 @@ from dit_deploy.exporters.builders.ep_context import PROVIDERS
 from dit_deploy.exporters.builders.profiles import parse_extent, plan_profiles, range_profiles
 from dit_deploy.exporters.builders.recipe import Compute, Recipe
 from dit_deploy.parity.limits import limits_for
+from dit_deploy.runtimes import cpu_ops
 
 __all__ = ["CalibrationOptions", "Plan", "ProviderName", "TensorRTOptions", "make_plan"]
 
@@ -105,6 +107,7 @@ def make_plan(
     keep: Sequence[str] = (),
     islands: Sequence[str] = (),
     attention: str = "auto",
+    kernels: str = "auto",
     smoothing: float | None = 0.5,
     method: str = "mse",
     percentile: float = 99.99,
@@ -135,6 +138,7 @@ def make_plan(
         raise InputError(f"smoothing: {smoothing} came, expected α in 0 … 1, or none")
     _choice("method", method, ("max", "percentile", "mse"))
     _choice("attention", attention, ("auto", "onnx", "microsoft", "decomposed"))
+    fused = _fused(kernels, chosen_precision, chosen_provider)
     if flavour is None and (given := options.decisive() or compute_capabilities or options.timing_cache):
         raise InputError(f"{given} came, but ONNX Runtime's own providers build nothing ahead of time; leave it out")
 
@@ -146,6 +150,9 @@ def make_plan(
         raise InputError(f"compute: {compute} came with precision {chosen_precision}; it is for int8 and fp8")
     else:
         inner = "fp16" if chosen_precision == "fp16" else "bf16" if chosen_precision == "bf16" else "fp32"
+    integer: Literal["explicit", "cpu", "fused"] = "explicit"
+    if chosen_provider == "cpu":
+        integer = "fused" if fused else "cpu"
     recipes = {}
     for component in built:
         denoiser = component == "denoiser"
@@ -156,7 +163,7 @@ def make_plan(
             precision=chosen,
             compute=inner,
             attention=form,  # type: ignore[arg-type]  # held against the choices above
-            integer="cpu" if denoiser and chosen_precision == "int8" and chosen_provider == "cpu" else "explicit",
+            integer=integer if chosen == "int8" else "explicit",
             smoothing=smoothing if denoiser and quantized else None,
             method=method,  # type: ignore[arg-type]
             percentile=percentile,
@@ -177,6 +184,8 @@ def make_plan(
     elif any(sizes):
         raise InputError("sizes came, but ONNX Runtime's own providers run every size from one graph; leave them out")
     version, target = _target(chosen_backend, chosen_provider, flavour, tuple(compute_capabilities), options)
+    if fused and "denoiser" in built:
+        target = target.model_copy(update={"operators": "cpu_ops"})
     if target.device == "cuda" and "denoiser" in built and flavour is not None:
         profiles[SOLVER] = (solver_profile(profiles["denoiser"]),)
 
@@ -206,6 +215,18 @@ def _choice(option: str, value: str, choices: Sequence[str]) -> Any:
     if value not in choices:
         raise InputError(f"{option}: {value!r} came, expected one of {', '.join(choices)}")
     return value
+
+
+def _fused(kernels: str, precision: Precision, provider: ProviderName | None) -> bool:
+    """Say whether INT8 is to use this package's own operators: where they are asked for, or faster and to be had."""
+    _choice("kernels", kernels, ("auto", "onnxruntime", "fused"))
+    possible = precision == "int8" and provider == "cpu"
+    if kernels == "fused" and not possible:
+        raise InputError("kernels: the fused operators are for --backend onnxruntime --provider cpu --precision int8")
+    if kernels == "auto":
+        # Measured on a CPU with VNNI; without it ONNX Runtime's own products may well be the faster ones.
+        return possible and "VNNI" in machine.cpu()["features"] and not cpu_ops.cannot_build()
+    return kernels == "fused"
 
 
 def _components(bundle: Bundle, asked: Sequence[str] | None) -> list[str]:
@@ -294,7 +315,7 @@ def _key_parts(bundle: Bundle, plan: Plan) -> dict[str, str]:
     parts = {
         "backend": f"{plan.backend} {version}",
         "precision": plan.precision,
-        "target": " ".join([plan.target.provider or "", *plan.target.compute_capabilities]).strip() or "any",
+        "target": " ".join(filter(None, [plan.target.provider, *plan.target.compute_capabilities])) or "any",
     }
     for component, recipe in plan.recipes.items():
         parts[f"{component}.graph"] = graph_digest(bundle.manifest, component)

@@ -24,7 +24,7 @@ from dit_deploy.exporters.passes.graph_file import load_graph, save_graph
 from dit_deploy.exporters.passes.int8 import INT8
 from dit_deploy.exporters.passes.smoothing import smooth
 from dit_deploy.parity.engine import EngineParity, compare_with_plain, is_large, plain_pictures
-from dit_deploy.runtimes import Runner
+from dit_deploy.runtimes import Runner, cpu_ops
 from dit_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 __all__ = ["Settled", "settle"]
@@ -96,7 +96,9 @@ def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int 
                 path = _check_graph(bundle, name, recipe, calibrations.get(name), kept, work)
             elif recipe.compute == "bf16":
                 path = _emulated(path, work)
-            runners[name] = OnnxRuntimeRunner(path, bundle.component(name), threads=threads)
+            library = cpu_ops.library_path() if recipe.integer == "fused" else None
+            libraries = () if library is None else (library,)
+            runners[name] = OnnxRuntimeRunner(path, bundle.component(name), threads=threads, libraries=libraries)
         return compare_with_plain(
             bundle,
             plain,

@@ -16,11 +16,13 @@ import onnx_ir as ir
 from dit_deploy.bundle.engine import Precision
 from dit_deploy.exporters.calibration import Calibration
 from dit_deploy.exporters.passes.attention import Form, lower_attention
+from dit_deploy.exporters.passes.cpu_fused import lower_fused
 from dit_deploy.exporters.passes.cpu_integer import to_cpu_integer
 from dit_deploy.exporters.passes.fp8 import quantize_fp8
 from dit_deploy.exporters.passes.graph_file import load_graph, save_graph
 from dit_deploy.exporters.passes.half import to_half
 from dit_deploy.exporters.passes.int8 import quantize_int8
+from dit_deploy.exporters.passes.linear import choose_linears
 from dit_deploy.exporters.passes.smoothing import smooth
 
 __all__ = ["PASSES", "Lowered", "Recipe", "lower"]
@@ -45,7 +47,8 @@ class Recipe:
         precision: of the linear layers inside the blocks, by which the engine is called.
         compute: of everything else.
         attention: which operator attention becomes.
-        integer: how INT8 is written: ``explicit`` Q/DQ, as TensorRT demands it, or ``cpu``, which is fast there.
+        integer: how INT8 is written: ``explicit`` Q/DQ, as TensorRT demands it; ``cpu``, ONNX Runtime's own operators;
+            ``fused``, this package's, for CPUs with VNNI.
         smoothing: SmoothQuant's α; ``None`` leaves weights and activations as they are.
         method, percentile: how activation scales follow from the calibration's histograms.
         keep: layers that stay in ``compute`` precision, as glob patterns.
@@ -56,7 +59,7 @@ class Recipe:
     precision: Precision
     compute: Compute
     attention: Form = "onnx"
-    integer: Literal["explicit", "cpu"] = "explicit"
+    integer: Literal["explicit", "cpu", "fused"] = "explicit"
     smoothing: float | None = None
     method: Literal["max", "percentile", "mse"] = "mse"
     percentile: float = 99.99
@@ -129,9 +132,13 @@ def lower(
             smooth(model, calibration.unsmoothed.channel_maxima(), recipe.smoothing)
         levels: Literal["int8", "fp8"] = "int8" if recipe.precision == "int8" else "fp8"
         scales = calibration.scales(recipe.method, levels, recipe.percentile)
-        quantize = quantize_int8 if recipe.precision == "int8" else quantize_fp8
         patterns = (*recipe.keep, *kept)
-        choice = quantize(model, scales, kept=patterns, scale_dtype=_DTYPES[recipe.compute])
+        choice = choose_linears(model.graph, patterns)
+        if recipe.integer == "fused":
+            lower_fused(model, scales, patterns)
+        else:
+            quantize = quantize_int8 if recipe.precision == "int8" else quantize_fp8
+            quantize(model, scales, kept=patterns, scale_dtype=_DTYPES[recipe.compute])
         quantized = tuple(linear.name for linear in choice.chosen)
         reasons = {name: why for name, why in choice.kept.items() if why.startswith("asked for")}
         reasons |= {name: "too sensitive: kept for the parity limit" for name in kept if name in choice.kept}

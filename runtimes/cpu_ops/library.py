@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dit_deploy.errors import BackendError
 
-__all__ = ["DOMAIN", "build", "cache_folder", "compiler", "library_path", "sources", "why_not"]
+__all__ = ["DOMAIN", "build", "cache_folder", "cannot_build", "compiler", "library_path", "sources", "why_not"]
 
 #: Of the operators' names in a graph.
 DOMAIN = "dit_deploy"
@@ -50,7 +50,7 @@ def library_path() -> Path | None:
 
 def why_not() -> str:
     """Say in one line why there is no library, and how to get it; nothing where there is one."""
-    missing = _missing()
+    missing = cannot_build()
     if missing:
         return missing
     target = _target()
@@ -70,7 +70,7 @@ def build() -> Path:
     Raises:
         BackendError: there is no compiler, or it failed, or the cache folder cannot be written.
     """
-    missing = _missing()
+    missing = cannot_build()
     if missing:
         raise BackendError(missing)
     if not why_not():
@@ -132,7 +132,8 @@ def compiler() -> tuple[str, str]:
     return path, " ".join(done.stdout.split())
 
 
-def _missing() -> str:
+def cannot_build() -> str:
+    """Say in one line why the library cannot be built here; nothing where it can."""
     if platform.system() != "Linux":
         return f"the INT8 operators for CPUs are built on Linux, and this is {platform.system()}"
     path, version = compiler()

@@ -14,8 +14,12 @@ from dit_deploy import Pipeline
 from dit_deploy.bundle import Bundle
 from dit_deploy.errors import BundleError, Cancelled, InputError
 from dit_deploy.exporters.builders import CalibrationOptions, build, build_engine, explain_engine
+from dit_deploy.runtimes import cpu_ops
 
 FEW = CalibrationOptions(samples=4, evaluations=2, steps=4)
+#: INT8 for any CPU; what is fastest on this one is tested apart.
+INT8 = {"precision": "int8", "kernels": "onnxruntime", "calibration": FEW, "threads": 1}
+EXPLAINED = {name: value for name, value in INT8.items() if name != "threads"}
 RTX = importlib.util.find_spec("tensorrt_rtx") is not None
 needs_rtx = pytest.mark.skipif(not RTX, reason="tensorrt-rtx is not installed: pip install 'dit-deploy[tensorrt-rtx]'")
 
@@ -33,7 +37,7 @@ def draw(bundle: Bundle, engine: str) -> np.ndarray:
 
 
 def test_int8_for_the_cpu_is_built_runs_and_is_found_again(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = build_engine(bundle, precision="int8", calibration=FEW, check=False, threads=1)
+    engine = build_engine(bundle, check=False, **INT8)
     record = engine.record
     assert (record.name, record.backend, record.precision) == ("onnxruntime-int8", "onnxruntime", "int8")
     assert set(record.components) == {"denoiser", "vae_encoder", "vae_decoder"}
@@ -46,23 +50,19 @@ def test_int8_for_the_cpu_is_built_runs_and_is_found_again(bundle: Bundle, monke
     assert 1e-6 < difference < 0.2  # another arithmetic, and the same picture
 
     monkeypatch.setattr(build, "settle", lambda *_, **__: pytest.fail("it was built again"))
-    assert build_engine(bundle, precision="int8", calibration=FEW, check=False).record.key == record.key
-    assert explain_engine(bundle, precision="int8", calibration=FEW) == []
+    assert build_engine(bundle, check=False, **INT8).record.key == record.key
+    assert explain_engine(bundle, **EXPLAINED) == []
 
 
 def test_explain_names_what_changed(bundle: Bundle) -> None:
-    build_engine(bundle, precision="int8", calibration=FEW, check=False, threads=1)
-    lines = explain_engine(bundle, precision="int8", calibration=FEW, keep=("blocks.0.*",), method="max")
+    build_engine(bundle, check=False, **INT8)
+    lines = explain_engine(bundle, **EXPLAINED, keep=("blocks.0.*",), method="max")
     assert lines == ["denoiser.keep: none → blocks.0.*", "denoiser.method: mse → max"]
-    assert explain_engine(bundle, precision="int8", name="another", calibration=FEW) == [
-        "there is no engine of this name yet"
-    ]
+    assert explain_engine(bundle, **EXPLAINED, name="another") == ["there is no engine of this name yet"]
 
 
 def test_layers_named_by_keep_stay(bundle: Bundle) -> None:
-    engine = build_engine(
-        bundle, precision="int8", name="kept", keep=("blocks.0.*",), calibration=FEW, check=False, threads=1
-    )
+    engine = build_engine(bundle, name="kept", keep=("blocks.0.*",), check=False, **INT8)
     kept = engine.record.components["denoiser"].kept
     # Its modulation is inside the block too, and never quantised.
     names = ("mlp_in", "mlp_out", "modulation", "to_k", "to_out", "to_q", "to_v")
@@ -72,10 +72,10 @@ def test_layers_named_by_keep_stay(bundle: Bundle) -> None:
 
 
 def test_layers_are_kept_until_the_limit_holds(bundle: Bundle) -> None:
-    loose = build_engine(bundle, precision="int8", name="loose", limit=-50.0, calibration=FEW, threads=1)
+    loose = build_engine(bundle, name="loose", limit=-50.0, **INT8)
     assert loose.record.parity is not None and loose.record.parity["passed"]
     reached = loose.record.parity["psnr"]
-    tight = build_engine(bundle, precision="int8", name="tight", limit=reached + 5.0, calibration=FEW, threads=1)
+    tight = build_engine(bundle, name="tight", limit=reached + 5.0, **INT8)
     kept = tight.record.components["denoiser"].kept
     assert 0 < len(kept) <= 12
     assert all("parity limit" in why for why in kept.values())
@@ -86,9 +86,20 @@ def test_layers_are_kept_until_the_limit_holds(bundle: Bundle) -> None:
 
 
 def test_without_leave_to_adjust_a_bad_engine_says_so(bundle: Bundle) -> None:
-    engine = build_engine(bundle, precision="int8", name="bad", limit=200.0, adjust=False, calibration=FEW, threads=1)
+    engine = build_engine(bundle, name="bad", limit=200.0, adjust=False, **INT8)
     assert engine.record.parity is not None and not engine.record.parity["passed"]
     assert engine.record.components["denoiser"].kept == {}
+
+
+@pytest.mark.skipif(bool(cpu_ops.cannot_build()), reason=cpu_ops.cannot_build())
+def test_int8_with_the_fused_operators_runs(bundle: Bundle) -> None:
+    engine = build_engine(bundle, name="fused", check=False, **(INT8 | {"kernels": "fused"}))
+    assert engine.record.target.operators == "cpu_ops"
+    graph = onnx.load(engine.file("denoiser"), load_external_data=False).graph
+    assert "dit_deploy" in {node.domain for node in graph.node}
+    plain, fused = draw(bundle, "onnx"), draw(bundle, "fused")
+    difference = float(np.abs(fused - plain).max() / np.abs(plain).max())
+    assert 1e-6 < difference < 0.2
 
 
 def test_fp16_graphs_for_cuda_come_with_the_solver(bundle: Bundle) -> None:
@@ -153,6 +164,7 @@ def test_an_ep_context_model_stands_for_its_engine(bundle: Bundle) -> None:
         ({"precision": "int4"}, "precision: 'int4' came"),
         ({"precision": "bf16", "provider": "cpu"}, "no bf16 kernels"),
         ({"precision": "int8", "provider": "cuda"}, "CUDA provider"),
+        ({"precision": "fp32", "kernels": "fused"}, "fused operators are for"),
         ({"precision": "fp16", "keep": ("blocks.0.*",)}, "quantises nothing"),
         ({"precision": "int8", "smoothing": 2.0}, "smoothing: 2.0 came"),
         ({"precision": "int8", "minimum": "1x64x64"}, "every size from one graph"),
