@@ -30,16 +30,15 @@ INLINE vu8 quantize(vf value) {
   return low_bytes(bits<vi>(value + splat(12582912.0f + 128.0f)));
 }
 
-// x · Φ(x) with Φ(x) − ½ as an odd polynomial that minimises the largest error of the product, 3.3e-5 (linear
-// programme over [0, limit]; beyond it Φ is 0 or 1).
+// x · Φ(x) with Φ(x) − ½ as an odd polynomial that minimises the largest error of the product, 4e-5, and is ½ at the
+// limit (linear programme over [0, limit]); beyond it, Φ is 0 or 1 to 4e-6.
 INLINE vf gelu(vf x, const float* coefficients, float limit) {
   vf z = least(most(x, splat(-limit)), splat(limit));
   vf u = z * z;
   vf p = splat(coefficients[8]);
 #pragma GCC unroll 8
   for (int i = 7; i >= 0; --i) p = p * u + splat(coefficients[i]);
-  vf phi = z * p + splat(0.5f);
-  return x * least(most(phi, splat(0.0f)), splat(1.0f));
+  return x * (z * p + splat(0.5f));
 }
 
 // 2^x for x ≤ 0, relative error 2e-7; below 2^-126 it is 2^-126.
@@ -175,40 +174,54 @@ void finish(const Finish& f, const std::int32_t* c, std::size_t row, int rows, s
 
 // ---- normalisation ----
 
+template <bool kAffine, bool kModulated>
+INLINE void norm_row(const Norm& n, std::size_t row) {
+  constexpr std::size_t kChains = 4;  // for the latency of an addition
+  const std::size_t width = n.width, whole = width / (kChains * kWidth) * (kChains * kWidth);
+  const float* x = n.source + row * width;
+  vf totals[kChains] = {}, squares[kChains] = {};
+  for (std::size_t i = 0; i < whole; i += kChains * kWidth)
+#pragma GCC unroll 4
+    for (std::size_t j = 0; j < kChains; ++j) totals[j] += load<vf>(x + i + j * kWidth);
+  float rest = 0;
+  for (std::size_t i = whole; i < width; ++i) rest += x[i];
+  const float mean = (sum((totals[0] + totals[1]) + (totals[2] + totals[3])) + rest) / static_cast<float>(width);
+  for (std::size_t i = 0; i < whole; i += kChains * kWidth)
+#pragma GCC unroll 4
+    for (std::size_t j = 0; j < kChains; ++j) {
+      vf difference = load<vf>(x + i + j * kWidth) - splat(mean);
+      squares[j] += difference * difference;
+    }
+  rest = 0;
+  for (std::size_t i = whole; i < width; ++i) rest += (x[i] - mean) * (x[i] - mean);
+  const float square = sum((squares[0] + squares[1]) + (squares[2] + squares[3])) + rest;
+  const vf factor = splat(1.0f / std::sqrt(square / static_cast<float>(width) + n.epsilon));
+  const vf inverse_scale = splat(n.inverse_scale), offset = splat(n.offset);
+  const float* scale = n.scale ? n.scale + row / n.tokens * n.scale_stride : nullptr;
+  const float* shift = n.shift ? n.shift + row / n.tokens * n.shift_stride : nullptr;
+  std::uint8_t* target = n.destination + row * width;
+  const auto finish = [&](std::size_t i, int lanes) __attribute__((always_inline)) {
+    vf y = (load_part(x + i, lanes) - splat(mean)) * factor;
+    if (kAffine && n.gamma) y = y * load_part(n.gamma + i, lanes);
+    if (kAffine && n.beta) y = y + load_part(n.beta + i, lanes);
+    if (kModulated)
+      y = y * (load_part(scale + i, lanes) + offset) + load_part(shift + i, lanes);
+    else if (shift)
+      y = y + load_part(shift + i, lanes);
+    store_part(target + i, quantize(y * inverse_scale), lanes);
+  };
+  std::size_t i = 0;
+  for (; i + kWidth <= width; i += kWidth) finish(i, kWidth);
+  if (i < width) finish(i, static_cast<int>(width - i));
+}
+
 void norm(const Norm& n, std::size_t first, std::size_t rows) {
-  const std::size_t width = n.width, whole = width / kWidth * kWidth;
+  const bool affine = n.gamma || n.beta, modulated = n.scale && n.shift;
   for (std::size_t row = first; row < first + rows; ++row) {
-    const float* x = n.source + row * width;
-    const float* scale = n.scale ? n.scale + row / n.tokens * n.scale_stride : nullptr;
-    const float* shift = n.shift ? n.shift + row / n.tokens * n.shift_stride : nullptr;
-    vf totals[2] = {};
-    float total = 0;
-    std::size_t i = 0;
-    for (; i + 2 * kWidth <= whole; i += 2 * kWidth) {
-      totals[0] += load<vf>(x + i);
-      totals[1] += load<vf>(x + i + kWidth);
-    }
-    for (; i < width; ++i) total += x[i];
-    const float mean = (sum(totals[0] + totals[1]) + total) / static_cast<float>(width);
-    vf squares[2] = {};
-    float square = 0;
-    for (i = 0; i + 2 * kWidth <= whole; i += 2 * kWidth) {
-      vf a = load<vf>(x + i) - splat(mean), b = load<vf>(x + i + kWidth) - splat(mean);
-      squares[0] += a * a;
-      squares[1] += b * b;
-    }
-    for (; i < width; ++i) square += (x[i] - mean) * (x[i] - mean);
-    const float variance = (sum(squares[0] + squares[1]) + square) / static_cast<float>(width);
-    const float factor = 1.0f / std::sqrt(variance + n.epsilon);
-    for (i = 0; i < width; i += kWidth) {
-      const int lanes = width - i < kWidth ? static_cast<int>(width - i) : kWidth;
-      vf y = (load_part(x + i, lanes) - splat(mean)) * splat(factor);
-      if (n.gamma) y = y * load_part(n.gamma + i, lanes);
-      if (n.beta) y = y + load_part(n.beta + i, lanes);
-      if (scale) y = y * (load_part(scale + i, lanes) + splat(n.offset));
-      if (shift) y = y + load_part(shift + i, lanes);
-      store_part(n.destination + row * width + i, quantize(y * splat(n.inverse_scale)), lanes);
-    }
+    if (affine)
+      modulated ? norm_row<true, true>(n, row) : norm_row<true, false>(n, row);
+    else
+      modulated ? norm_row<false, true>(n, row) : norm_row<false, false>(n, row);
   }
 }
 
@@ -326,6 +339,10 @@ INLINE void pack_values(const std::uint16_t* value, std::size_t stride, std::siz
   }
 }
 
+INLINE void prefetch(const std::uint16_t* row, std::size_t width) {
+  for (std::size_t i = 0; i < width; i += 32) __builtin_prefetch(row + i);  // 64 bytes
+}
+
 INLINE void store_weights(Pair* weights, std::size_t column, vf p) {
   if constexpr (kPairs == 2)
     store(reinterpret_cast<std::uint16_t*>(weights) + column, to_bfloat16(p));
@@ -400,10 +417,14 @@ void attend(const Attend& t, void* memory) {
   for (std::size_t first = 0; first < t.keys; first += kKeyBlock) {
     const std::size_t keys = t.keys - first < kKeyBlock ? t.keys - first : kKeyBlock;
     const std::size_t columns = round_up(keys, kWidth), weight_steps = columns / kPairs;
+    // Rows lie far apart, so the processor's own prefetching does not follow them.
+    for (std::size_t i = first; i < first + keys; ++i) prefetch(t.value + i * t.value_stride, t.width);
     pack_keys(t.key + first * t.key_stride, t.key_stride, keys, columns, t.width, s.key);
     pack_values(t.value + first * t.value_stride, t.value_stride, keys, columns, t.width, s.columns, s.value);
     for (std::size_t row = 0; row < t.queries; row += kAttendRows) {
       const int rows = t.queries - row < kAttendRows ? static_cast<int>(t.queries - row) : kAttendRows;
+      for (std::size_t i = row + kAttendRows; i < row + 2 * kAttendRows && i < t.queries; ++i)
+        prefetch(t.query + i * t.query_stride, t.width);
       const void* query = t.query + row * t.query_stride;
       std::size_t stride = t.query_stride * sizeof(std::uint16_t);
       if (kPairs == 1 || t.width % kPairs) {

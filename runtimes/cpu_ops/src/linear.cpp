@@ -2,8 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <new>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 namespace dit {
 
@@ -13,6 +18,18 @@ constexpr std::size_t kBlockBytes = 384 * 1024;  // of activations: they stay in
 constexpr std::size_t kTaskProducts = 4'000'000; // some ten microseconds, beside which handing out a task is nothing
 
 std::size_t divide_up(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
+
+// Memory in large pages where the system gives them: weights are read once a pass, and finding their pages takes time.
+std::int8_t* zeros(std::size_t bytes) {
+  const std::size_t page = bytes < (std::size_t{1} << 20) ? 64 : std::size_t{1} << 21, size = divide_up(bytes, page) * page;
+  void* data = std::aligned_alloc(page, size);
+  if (data == nullptr) throw std::bad_alloc();
+#ifdef __linux__
+  if (page > 64) madvise(data, size, MADV_HUGEPAGE);  // a hint
+#endif
+  std::memset(data, 0, bytes);
+  return static_cast<std::int8_t*>(data);
+}
 
 }  // namespace
 
@@ -27,7 +44,7 @@ PackedWeight::PackedWeight(const Tensor& weight, const Tensor& scale, const Tens
   in_ = static_cast<std::size_t>(weight.shape[0]);
   out_ = static_cast<std::size_t>(weight.shape[1]);
   panels_ = divide_up(out_, kPanel);
-  data_.reset(new (std::align_val_t{64}) std::int8_t[panels_ * kPanel * in_]());
+  data_ = Data(zeros(panels_ * kPanel * in_));
   start_.assign(panels_ * kPanel, 0);
   scale_.assign(panels_ * kPanel, 0.0f);
   bias_.assign(panels_ * kPanel, 0.0f);

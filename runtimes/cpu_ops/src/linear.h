@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
@@ -30,10 +31,11 @@ class PackedWeight {
 
  private:
   struct Free {
-    void operator()(std::int8_t* data) const { ::operator delete[](data, std::align_val_t{64}); }
+    void operator()(std::int8_t* data) const { std::free(data); }
   };
   std::size_t in_ = 0, out_ = 0, panels_ = 0;
-  std::unique_ptr<std::int8_t[], Free> data_;
+  using Data = std::unique_ptr<std::int8_t[], Free>;
+  Data data_;
   std::vector<std::int32_t> start_;
   std::vector<float> scale_, bias_;
 };

@@ -117,6 +117,7 @@ void LayerNormQuantize::compute(void* context) const {
     const SampleRows row = sample_rows(shift, "shift", x.shape[0], x.shape[2]);
     norm.shift = row.data, norm.shift_stride = row.stride;
   }
+  if (norm.scale != nullptr && norm.shift == nullptr) throw Failure("scale: is given without shift");
   const Tensor gamma = api_.input(context, 3), beta = api_.input(context, 4);
   for (const Tensor* vector : {&gamma, &beta})
     if (vector->present())
