@@ -197,7 +197,7 @@ def bench_gpu(
         else:
             network = candidates.random_network(config)
         assert isinstance(network, DiT)
-        network = network.to(device, torch.float16 if half else torch.float32)
+        network = candidates.place(network, device, torch.float16 if half else torch.float32)
         openers: dict[str, Callable[[], Open]] = {EAGER: lambda: candidates.by_torch(network, device)}
         for mode in compile_modes:
             openers[f"torch.compile {mode}"] = partial(candidates.by_torch, network, device, mode=mode)

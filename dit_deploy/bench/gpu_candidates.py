@@ -29,7 +29,7 @@ from dit_deploy.runtimes.providers import CPU, CUDA
 from dit_deploy.runtimes.runner import BindingPool
 from dit_deploy.sampling import Guidance, SolverTable, noise, solver_table
 
-__all__ = ["SCHEDULER", "Work", "by_engine", "by_onnxruntime", "by_torch", "random_network", "write_graph"]
+__all__ = ["SCHEDULER", "Work", "by_engine", "by_onnxruntime", "by_torch", "place", "random_network", "write_graph"]
 
 Floats = NDArray[np.float32]
 #: One run: its seconds, and the latents.
@@ -78,6 +78,13 @@ def random_network(config: dit.DiTConfig, seed: int = 0) -> dit.DiT:
             scale = (0.3 if "modulation" in name else 1.0) / float(np.sqrt(np.prod(parameter.shape[1:])))
         parameter.copy_(values * scale)
     return network
+
+
+def place(network: dit.DiT, device: str, dtype: torch.dtype) -> dit.DiT:
+    """Move ``network`` to ``device`` and its parameters to ``dtype``; frequencies stay in float32, as in engines."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return network.to(device)
 
 
 def by_torch(network: dit.DiT, device: str, *, mode: str | None = None) -> Open:
@@ -234,8 +241,8 @@ class _MultiHeadAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(_: Any, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-        split = [one.reshape(*one.shape[:2], heads, -1).transpose(1, 2) for one in (query, key, value)]
-        return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+        q, k, v = (one.reshape(*one.shape[:2], heads, -1).transpose(1, 2) for one in (query, key, value))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
     @staticmethod
     def symbolic(graph: Any, query: Any, key: Any, value: Any, heads: int) -> Any:

@@ -100,7 +100,7 @@ def sincos_positions(height: int, width: int, frequencies: Tensor, base_size: in
     """
 
     def encode(length: int) -> Tensor:  # [length, 2 · frequencies]: sines, then cosines
-        angles = (torch.arange(length) * base_size / length)[:, None] * frequencies[None, :]
+        angles = (torch.arange(length, device=frequencies.device) * base_size / length)[:, None] * frequencies[None, :]
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
     by_row = encode(height)[:, None, :].expand(height, width, -1)

@@ -15,7 +15,15 @@ import torch
 
 from dit_deploy.bench import gpu
 from dit_deploy.bench.gpu import EAGER, GpuReport, Row, bench_gpu, call_flops, main
-from dit_deploy.bench.gpu_candidates import SCHEDULER, Work, by_torch, random_network
+from dit_deploy.bench.gpu_candidates import (
+    SCHEDULER,
+    Work,
+    by_onnxruntime,
+    by_torch,
+    place,
+    random_network,
+    write_graph,
+)
 from dit_deploy.bench.timing import Timing
 from dit_deploy.errors import InputError
 
@@ -122,6 +130,19 @@ def test_the_loop_is_diffusers() -> None:
         sample = scheduler.step(unconditional + 4 * (conditional - unconditional), timestep, sample).prev_sample
     assert np.abs(found - sample.numpy()).max() <= 1e-5 * np.abs(found).max()
     assert all(parameter.any() for parameter in network.parameters())
+
+
+def test_in_half_precision(tmp_path: Path) -> None:
+    """As on a GPU: parameters in FP16, frequencies not, latents and the sampler in float32."""
+    config, work = gpu._config("tiny"), Work(64, 2, 5)
+    _, expected = by_torch(random_network(config), "cpu")(work)()
+    network = place(random_network(config), "cpu", torch.float16)
+    assert network.position_frequencies.dtype == torch.float32
+    write_graph(network, tmp_path / "half.onnx", "cpu")
+    for opened in (by_torch(network, "cpu"), by_onnxruntime(tmp_path / "half.onnx", config, "cpu")):
+        _, found = opened(work)()
+        assert found.dtype == np.float32
+        assert 0 < np.abs(found - expected).max() <= 1e-2 * np.abs(expected).max()
 
 
 def test_operations_are_those_that_the_network_does() -> None:
