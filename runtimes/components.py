@@ -60,13 +60,11 @@ class Components:
         """Return the bindings of the solver graph, or ``None`` where there is none: the plain graphs have none."""
         with self._solver_lock:
             if SOLVER not in self._pools:
-                if SOLVER not in self._runners and not self._built(SOLVER):
+                runner = self._runners.get(SOLVER) or self._load_solver()
+                if runner is None:
                     return None
-                self._pools[SOLVER] = BindingPool(self._runners.get(SOLVER) or self._load(SOLVER))
+                self._pools[SOLVER] = BindingPool(runner)
             return self._pools[SOLVER]
-
-    def _built(self, name: str) -> bool:
-        return self._engine is not None and name in self._engine.record.components
 
     def _load(self, name: str) -> Runner:
         engine, component = self._engine, self._bundle.component(name)

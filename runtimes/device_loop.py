@@ -26,7 +26,7 @@ from dit_deploy.runtimes.runner import BindingPool
 from dit_deploy.sampling import Guidance, SolverTable
 from dit_deploy.sampling.solver_row import OLDER, solver_rows
 
-__all__ = ["DeviceSteps", "why_not"]
+__all__ = ["DeviceSteps", "device_of", "why_not"]
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]

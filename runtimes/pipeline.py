@@ -20,6 +20,7 @@ from dit_deploy.errors import Cancelled, InputError
 from dit_deploy.runtimes.arguments import check_sizes, first_noise, latents_shape, read_conditions, read_seed, shown
 from dit_deploy.runtimes.autoencoder import decode, encode
 from dit_deploy.runtimes.components import Components, choose_engine
+from dit_deploy.runtimes.device_loop import device_of
 from dit_deploy.runtimes.images import ImageInput, read_images, to_pil
 from dit_deploy.runtimes.plan import Plan, plan_steps
 from dit_deploy.runtimes.progress import progress_bar
@@ -224,7 +225,8 @@ class Pipeline:
     ) -> tuple[Floats, float]:
         """Run the sampling loop from ``start``; return the latents and the seconds spent in the denoiser."""
         table, noise = plan.table, None
-        denoiser, solver = self.pool("denoiser"), self._components.solver()
+        denoiser = self.pool("denoiser")
+        solver = None if device_of(denoiser) is None else self._components.solver()
         with open_steps(denoiser, solver, self.bundle.manifest, plan, conditions, guidance, start) as steps:
             for row in range(len(table)):
                 steps.predict(row)
