@@ -15,6 +15,7 @@ import numpy as np
 
 from dit_deploy.bundle import Bundle, EngineRecord, check_values
 from dit_deploy.parity.components import compare_component, sizes_to_try
+from dit_deploy.parity.engine import spread_labels
 from dit_deploy.parity.limits import limits_for
 from dit_deploy.parity.report import ComponentError, ParityReport
 from dit_deploy.parity.trajectory import Request, compare_run
@@ -83,7 +84,7 @@ def parity(
     if engine == "auto" and bundle.engine_names() and progress is not None:
         progress(f"engine {pipeline.engine_reason}")
     advance = _Lines(progress)
-    labels = _labels(bundle) if class_labels is None else list(class_labels)
+    labels = spread_labels(bundle, _PICTURES) if class_labels is None else list(class_labels)
     check_values(manifest.components["denoiser"].input("class_labels"), np.asarray(labels))
 
     components: list[ComponentError] = []
@@ -160,16 +161,6 @@ def _precision(bundle: Bundle, engine: EngineRecord | None) -> str:
     if engine is not None:
         return engine.precision
     return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[bundle.component("denoiser").weights]
-
-
-def _labels(bundle: Bundle) -> list[int]:
-    """Return some classes spread over the range of ``class_labels``, the null class left out."""
-    spec = bundle.component("denoiser").input("class_labels")
-    null = bundle.manifest.guidance.unconditional.get("class_labels")
-    classes = [label for label in range(int(spec.minimum or 0), int(spec.maximum or 0) + 1) if label != null]
-    if len(classes) <= _PICTURES:
-        return classes
-    return [classes[index * (len(classes) - 1) // (_PICTURES - 1)] for index in range(_PICTURES)]
 
 
 def _subject(bundle: Bundle, reference: TorchReference, engine: EngineRecord | None) -> dict[str, str]:

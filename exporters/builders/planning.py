@@ -189,9 +189,6 @@ def make_plan(
     if target.device == "cuda" and "denoiser" in built and flavour is not None:
         profiles[SOLVER] = (solver_profile(profiles["denoiser"]),)
 
-    default_limit = limits_for("fp16" if chosen_precision == "fp8" else chosen_precision).psnr
-    if chosen_precision == "fp8":
-        default_limit = limits_for("int8").psnr
     tag = "" if chosen_provider in (None, "cpu") else f"-{chosen_provider}"
     plan = Plan(
         name=name or f"{chosen_backend}{tag}-{chosen_precision}",
@@ -204,7 +201,7 @@ def make_plan(
         profiles=profiles,
         calibration=calibration or CalibrationOptions(),
         tensorrt=options,
-        limit=default_limit if limit == "default" else limit,
+        limit=limits_for(chosen_precision).psnr if limit == "default" else limit,
         adjust=adjust and quantized,
     )
     plan.key_parts.update(_key_parts(bundle, plan))

@@ -78,15 +78,16 @@ def test_an_engine_that_broke_off() -> None:
 
 
 def test_limits() -> None:
-    assert list(LIMITS) == ["fp32", "fp16", "bf16", "int8"]
-    rows = list(LIMITS.values())
+    assert list(LIMITS) == ["fp32", "fp16", "bf16", "int8", "fp8"]
+    assert (LIMITS["fp8"].psnr, LIMITS["fp8"].component) == (LIMITS["int8"].psnr, LIMITS["int8"].component)
+    rows = [row for row in LIMITS.values() if row.precision != "fp8"]
     for stricter, looser in pairwise(rows):
         assert stricter.component < looser.component
         assert stricter.latents < looser.latents
         assert stricter.psnr > looser.psnr
         assert stricter.picture < looser.picture
     with pytest.raises(InputError, match="limits are set for fp32"):
-        limits_for("fp8")
+        limits_for("fp4")
 
 
 def test_the_table_shows_the_verdict_and_every_row() -> None:
