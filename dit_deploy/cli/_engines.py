@@ -30,7 +30,7 @@ def _component(name: str, component: EngineComponent) -> str:
 
     sizes = "; or ".join(describe_profile(profile) for profile in component.profiles) or "any size"
     count = len(component.kept)
-    kept = f", {count} {'layer' if count == 1 else 'layers'} kept in another precision" if count else ""
+    kept = f"; {count} kept wider" if count else ""
     return f"{name}: {sizes}{kept}"
 
 
