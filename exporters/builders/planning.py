@@ -310,7 +310,7 @@ def _key_parts(bundle: Bundle, plan: Plan) -> dict[str, str]:
     if plan.backend == "onnxruntime" and plan.flavour is None:
         version = ".".join(version.split(".")[:2])  # the artefact is a graph: a patch release changes nothing in it
     parts = {
-        "backend": f"{plan.backend} {version}",
+        "backend": f"{plan.flavour if plan.flavour else plan.backend} {version}",
         "precision": plan.precision,
         "target": " ".join(filter(None, [plan.target.provider, *plan.target.compute_capabilities])) or "any",
     }
