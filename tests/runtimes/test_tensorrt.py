@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import shutil
 import sys
 import threading
 import warnings
@@ -13,12 +15,16 @@ import numpy as np
 import pytest
 
 from dit_deploy import Bundle, Pipeline
+from dit_deploy.bundle import EngineComponent, EngineWriter, Target, graph_digest
 from dit_deploy.bundle.engine import Profile, SizeRange
 from dit_deploy.bundle.solver import solver_component
-from dit_deploy.errors import BackendError, InputError
+from dit_deploy.errors import BackendError, DitDeployError, InputError
 from dit_deploy.exporters.solver_graph import write_solver
+from dit_deploy.extras import importable
 from dit_deploy.runtimes import cuda
+from dit_deploy.runtimes.choose import Choice
 from dit_deploy.runtimes.cuda import CudaDevice
+from dit_deploy.runtimes.device_loop import DeviceSteps
 from dit_deploy.runtimes.runner import BindingPool
 from dit_deploy.runtimes.tensorrt import TensorRTRunner
 from tests.runtimes.fakes import FakeDriver, fake_engine, fake_tensorrt
@@ -299,3 +305,102 @@ class TestRuntimeCache:
         (full.folder / "cache").mkdir()
         assert self.run(full).cache is None
         assert not list((full.folder / "cache").iterdir())
+
+
+def test_an_engine_of_a_bundle_stays_on_the_device(
+    world: World, expected: np.ndarray, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From ``engine.json`` to latents: both artefacts are opened, the loop is the device's, RTX's cache is kept."""
+    bundle = Bundle.open(shutil.copytree(tiny_bundle, tmp_path / "copied"))
+    solver = write_solver(bundle.manifest, tmp_path / "graph.onnx")
+    built = {}
+    with EngineWriter(bundle, "fast") as writer:
+        for name, onnx in (("denoiser", bundle.component_path("denoiser")), ("solver", solver)):
+            fake_engine(writer.file(f"{name}.engine"), onnx)
+            graph = graph_digest(bundle.manifest, name)
+            built[name] = EngineComponent(path=f"{name}.engine", kind="tensorrt", graph=graph)
+        engine = writer.finish(
+            components=built,
+            backend=world.flavour,
+            backend_version="10.0.fake",
+            precision="fp16",
+            target=Target(device="cuda", compute_capabilities=("8.9",)),
+            key_parts={},
+            seconds=0.0,
+        )
+    monkeypatch.setattr("dit_deploy.runtimes.pipeline.choose_engine", lambda *_: Choice("fast", "as asked", engine))
+    monkeypatch.setattr("dit_deploy.runtimes.tensorrt.open_device", lambda: world.device)
+    ran: list[int] = []
+    advance = DeviceSteps.advance
+    monkeypatch.setattr(DeviceSteps, "advance", lambda self, row, noise: (ran.append(row), advance(self, row, noise)))
+    pipe = Pipeline(bundle, "fast")
+    assert close(pipe(**REQUEST).latents, expected)
+    assert ran == list(range(5))
+    caches = [path.name for path in (bundle.path / "engines" / ".cache").glob("*.cache")]
+    if world.flavour == "tensorrt":
+        assert caches == []
+    else:
+        assert "rtx-10.0.fake-Fake-RTX-4090-fast-denoiser.cache" in caches
+
+
+@pytest.mark.skipif(not importable("tensorrt_rtx"), reason="tensorrt-rtx is not installed")
+def test_the_real_library_says_what_is_wrong(bundle: Bundle, tmp_path: Path) -> None:
+    """RTX's own logger and words; without a driver it takes no engine, so that is where this ends on such a machine."""
+    device = CudaDevice(FakeDriver())
+    component = bundle.component("denoiser")
+    path = tmp_path / "fp16" / "denoiser.engine"
+    path.parent.mkdir()
+    path.write_bytes(b"no engine at all" * 100)
+    with pytest.raises(BackendError, match=r"TensorRT-RTX refuses denoiser\.engine of fp16: ") as raised:
+        TensorRTRunner(path, component, flavour="tensorrt-rtx", device=device)
+    assert "\n" not in str(raised.value)
+    expected = "there is no NVIDIA driver" if _no_gpu() else "cut short, or no engine"
+    assert expected in str(raised.value)
+
+
+def _no_gpu() -> str:
+    try:
+        cuda._driver()
+    except BackendError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(bool(_no_gpu()), reason=_no_gpu() or "there is a driver")
+class TestOnAGpu:
+    def test_memory_and_graphs(self) -> None:
+        device = cuda.open_device()
+        source = np.random.RandomState(0).standard_normal((3, 1000)).astype(np.float32)
+        buffer = device.allocate(source.shape, np.float32)
+        found = np.ones_like(source)
+        device.download(buffer, found)
+        assert not found.any()
+        device.upload(buffer, source)
+        ones = [ctypes.c_uint64(buffer.address), ctypes.c_ubyte(1), ctypes.c_size_t(4), ctypes.c_void_p(device.stream)]
+        graph = device.capture(lambda: device._call("cuMemsetD8Async", *ones))
+        device.download(buffer, found)
+        np.testing.assert_array_equal(found, source)  # a capture computes nothing
+        graph.launch()
+        device.download(buffer, found)
+        assert found[0, 0].tobytes() == b"\1\1\1\1"
+        np.testing.assert_array_equal(found.ravel()[1:], source.ravel()[1:])
+
+    @pytest.mark.parametrize("flavour", FLAVOURS)
+    def test_a_real_engine(self, flavour: str, tiny_bundle: Path, tmp_path: Path) -> None:
+        from dit_deploy.exporters.builders import build_engine
+
+        bundle = Bundle.open(shutil.copytree(tiny_bundle, tmp_path / "copied"))
+        try:
+            build_engine(bundle, backend=flavour, precision="fp16", name="fast", check=False)
+            pipe = Pipeline(bundle, "fast")
+        except DitDeployError as error:
+            pytest.skip(str(error))
+        theirs = Pipeline(bundle, "onnx")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # a capture that was given up
+            for scheduler in ("ddim", "unipc", "ddpm"):
+                request = REQUEST | {"scheduler": scheduler}
+                for _ in range(2):
+                    found, expected = pipe(**request).latents, theirs(**request).latents
+                    assert np.abs(found - expected).max() <= 3e-2 * np.abs(expected).max()
