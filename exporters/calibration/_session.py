@@ -16,7 +16,7 @@ __all__ = ["MappedRunner", "open_session"]
 
 
 def open_session(
-    path: Path, threads: int | None, *, graph: bytes | None = None, fuse: bool = True
+    path: Path, threads: int | None, *, graph: bytes | None = None, fuse: bool = True, fold: bool = True
 ) -> ort.InferenceSession:
     """Return a session on the CPU whose weights stay in their files, which are mapped.
 
@@ -25,6 +25,7 @@ def open_session(
         threads: threads within an operator; ``None`` is one a core.
         graph: a model to run instead, whose external data lies beside ``path``.
         fuse: let ONNX Runtime fuse operators; without, it does no more than fold constants.
+        fold: without (and without ``fuse``) not even that: what is made of a weight is made again by each run.
 
     Raises:
         BackendError: ONNX Runtime refuses the graph.
@@ -34,7 +35,8 @@ def open_session(
     if threads is not None:
         options.intra_op_num_threads = threads
     if not fuse:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_BASIC if fold else levels.ORT_DISABLE_ALL
     # Packed weights would be a second copy of them; an arena would keep the memory of the largest run.
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = False

@@ -124,7 +124,8 @@ def sensitivity(
     if output is not None and output not in outputs:
         raise InputError(f"sensitivity: output {output!r} came, expected one of {', '.join(outputs)}")
     layers = add_switches(model, grid, scales, kept=kept, scale_dtype=scale_dtype)
-    session = open_session(path, threads, graph=ir.to_proto(model).SerializeToString(), fuse=False)
+    # Folded, the rounded weights of all layers would lie in memory beside the mapped ones.
+    session = open_session(path, threads, graph=ir.to_proto(model).SerializeToString(), fuse=False, fold=False)
     del model
     groups = _groups(layers, by)
     tries = [*groups.values(), layers]

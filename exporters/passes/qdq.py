@@ -187,12 +187,12 @@ def _store_weight(graph: ir.Graph, linear: Linear, grid: Grid, scale_dtype: ir.D
     if max(array.max(), -array.min()) > _LARGEST[scale_dtype] / 2:  # half: a scale is rounded up
         raise ExportError(f"{name} holds values that {scale_dtype.name.lower()} cannot; name the layer in kept")
     scales = channel_scales(array, grid.maximum, scale_dtype)
-    axis = 0 if linear.transposed else 1
     tensor = weight.const_value
-    assert tensor is not None and name is not None
+    # What is chosen reads three axes or more, which a Gemm, whose weight may be [out, in], does not.
+    assert tensor is not None and name is not None and not linear.transposed
 
     def convert() -> ir.TensorProtocol:
-        scaled = tensor.numpy().astype(np.float32) / np.expand_dims(scales, 1 - axis)
+        scaled = tensor.numpy().astype(np.float32) / scales
         np.clip(scaled, -grid.maximum, grid.maximum, out=scaled)
         return ir.Tensor(grid.store(scaled), dtype=grid.dtype, name=name)
 
@@ -200,7 +200,7 @@ def _store_weight(graph: ir.Graph, linear: Linear, grid: Grid, scale_dtype: ir.D
     stored.const_value = ir.LazyTensor(convert, dtype=grid.dtype, shape=ir.Shape(weight.shape or ()), name=name)
     graph.initializers[f"{name}.quantized"] = stored
     scale = constant(graph, f"{name}.scale", scales)
-    dequantize = ir.node("DequantizeLinear", [stored, scale], attributes={"axis": axis}, name=f"{name}.dequantize")
+    dequantize = ir.node("DequantizeLinear", [stored, scale], attributes={"axis": 1}, name=f"{name}.dequantize")
     output = dequantize.outputs[0]
     output.name, output.shape, output.type = f"{name}.dequantized", weight.shape, ir.TensorType(ir.DataType.FLOAT)
     _insert_before(graph, linear.node, dequantize)

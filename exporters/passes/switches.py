@@ -72,7 +72,7 @@ def _switch(
     activation, weight = node.inputs[0], node.inputs[1]
     assert activation is not None and weight is not None
     # The zero point of a weight would have to be as long as its scale; without one, an attribute says the type.
-    columns = {"axis": 0 if linear.transposed else 1}
+    columns = {"axis": 1}
     kind = {"output_dtype": int(grid.dtype)}
     nodes = [
         ir.node("QuantizeLinear", [activation, step, zero], name=f"{linear.name}.activation.quantize"),
@@ -98,12 +98,10 @@ def _switch(
     result = branch.outputs[0]
     result.shape, result.type = output.shape, output.type
     graph.insert_before(node, branch)
-    if output.is_graph_output():
-        graph.outputs[list(graph.outputs).index(output)] = result
     output.replace_all_uses_with(result)
-    name = output.name
+    former_name = output.name
     graph.remove(node, safe=True)
-    result.name = name
+    result.name = former_name
 
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None], name: str) -> ir.Node:
