@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -94,6 +95,8 @@ class OnnxRuntimeDeviceBinding(BufferedBinding):
         self._runner, self._memory = runner, device
         self._session, self._io = runner.session, runner.session.io_binding()
         self._graph: int | None = None
+        #: ONNX Runtime's CUDA graphs are each thread's own: another one captures again, which is compared again.
+        self._compared: set[int] = set()
 
     def _point(self, name: str, buffer: Buffer) -> None:
         shape, dtype = self._like[name]
@@ -102,19 +105,26 @@ class OnnxRuntimeDeviceBinding(BufferedBinding):
 
     def _run(self) -> None:
         self._follow_session()
-        self._numbered(self._graph)
+        if self._graph is not None and threading.get_ident() not in self._compared:
+            self._compare(self._graph)
+        else:
+            self._numbered(self._graph)
 
     def _capture(self, outputs: Mapping[str, tuple[Buffer, Array]]) -> None:
-        """Run, capture, and replay once to compare; where that is not the same, run without from here on."""
         self._follow_session()
+        self._outputs = outputs
         graph = self._runner.next_graph()
         if graph is None:
             self._run()
-            return
+        else:
+            self._compare(graph)
+
+    def _compare(self, graph: int) -> None:
+        """Run, capture, and replay once to compare; where that is not the same, run without from here on."""
         # ONNX Runtime warms up and captures in the first run of a graph's number.
         numbered = partial(self._numbered, graph)
         try:
-            difference = replay_differs(self._device, outputs, partial(self._numbered, None), numbered, numbered)
+            difference = replay_differs(self._device, self._outputs, partial(self._numbered, None), numbered, numbered)
             reason = f"its first replay is not the ordinary run: {difference}" if difference else ""
         except BackendError as error:
             reason = f"it cannot be captured: {error}"
@@ -123,6 +133,7 @@ class OnnxRuntimeDeviceBinding(BufferedBinding):
             self._run()
         else:
             self._graph = graph
+            self._compared.add(threading.get_ident())
 
     def _forget_capture(self) -> None:
         self._graph = None
@@ -132,6 +143,7 @@ class OnnxRuntimeDeviceBinding(BufferedBinding):
         if self._session is not self._runner.session:
             self._session, self._io = self._runner.session, self._runner.session.io_binding()
             self._graph = None
+            self._compared.clear()
             for name, buffer in self._bound.items():
                 self._point(name, buffer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import types
 import warnings
 from pathlib import Path
@@ -180,6 +181,20 @@ def test_each_size_has_a_graph_of_its_own(bundle: Bundle, sessions: list[GraphSe
             np.testing.assert_array_equal(results(ours, seed, batch=batch), results(theirs, seed, batch=batch))
     # an ordinary run to compare with, one that captures, a replay; then replays
     assert sessions[0].seen == ["-1", "1", "1", "1", "-1", "2", "2", "1"]
+
+
+def test_each_thread_captures_and_compares(bundle: Bundle, sessions: list[GraphSession]) -> None:
+    """CUDA graphs of ONNX Runtime belong to the thread that captured them."""
+    FAULT[0] = ""
+    ours, theirs = BindingPool(runner(bundle, device=GraphMemory("cpu"))), BindingPool(runner(bundle))
+    results(ours, 0)
+    found: list[np.ndarray] = []
+    thread = threading.Thread(target=lambda: found.extend((results(ours, 1), results(ours, 2))))
+    thread.start()
+    thread.join()
+    for seed, array in enumerate(found, start=1):
+        np.testing.assert_array_equal(array, results(theirs, seed))
+    assert sessions[0].seen == ["-1", "1", "1"] * 2 + ["1"]
 
 
 def test_sizes_beyond_what_a_session_holds_run_without(bundle: Bundle, sessions: list[GraphSession]) -> None:
