@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dit_deploy.bench import gpu
-from dit_deploy.bench.gpu import EAGER, GpuReport, Row, bench_gpu, call_flops, main
+from dit_deploy.bench.gpu import EAGER, bench_gpu, call_flops, main
 from dit_deploy.bench.gpu_candidates import (
     SCHEDULER,
     Work,
@@ -24,6 +24,7 @@ from dit_deploy.bench.gpu_candidates import (
     random_network,
     write_graph,
 )
+from dit_deploy.bench.gpu_report import GpuReport, Row
 from dit_deploy.bench.timing import Timing
 from dit_deploy.errors import InputError
 
