@@ -3,7 +3,13 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#ifdef DIT_AVX_VNNI_ENCODED_AS_AVX512  // for tests on processors that have the instruction in that encoding only
+#pragma GCC target("avx2,fma,avx512vl,avx512vnni")
+#define dpbusd _mm256_dpbusd_epi32
+#else
 #pragma GCC target("avx2,fma,avxvnni")
+#define dpbusd _mm256_dpbusd_avx_epi32
+#endif
 
 namespace dit::avx_vnni {
 
@@ -25,7 +31,7 @@ using PreparedA = vi;
 using PreparedB = vi;
 INLINE vi prepare_a(vi a) { return a; }
 INLINE vi prepare_b(vi b) { return b; }
-INLINE vi dot(vi sum, vi a, vi b) { return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)b); }
+INLINE vi dot(vi sum, vi a, vi b) { return (vi)dpbusd((__m256i)sum, (__m256i)a, (__m256i)b); }
 
 #include "products_float.h"
 #include "to_bfloat16.h"
