@@ -105,7 +105,7 @@ def head_attention(node: ir.Node) -> HeadAttention | None:
     if node.op_type != "MultiHeadAttention" or node.domain != "com.microsoft":
         return None
     given = [value for value in node.inputs if value is not None]
-    if len(given) != 3 or node.attributes.get_int("unidirectional", 0):
+    if len(given) != 3 or node.attributes.get_int("unidirectional", 0) != 0:
         return None
     query, key, value = given
     if any(not _has_axes(one, 3) or one.dtype != ir.DataType.FLOAT for one in given):

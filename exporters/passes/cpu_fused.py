@@ -212,9 +212,11 @@ class _Fusion:
         stored = ir.Value(name=f"{name}.weight.int8", shape=shape, type=ir.TensorType(ir.DataType.INT8))
         stored.const_value = ir.LazyTensor(convert, dtype=ir.DataType.INT8, shape=shape, name=stored.name)
         self._graph.register_initializer(stored)
-        scale = (np.concatenate(columns) * np.float32(step)).astype(np.float32)
-        bias = np.concatenate(biases).astype(np.float32)
-        return [stored, self._initializer(f"{name}.scale", scale), self._initializer(f"{name}.bias.float", bias)]
+        vectors = {
+            f"{name}.scale": np.concatenate(columns) * np.float32(step),
+            f"{name}.bias.float": np.concatenate(biases),
+        }
+        return [stored, *(self._initializer(key, one.astype(np.float32)) for key, one in vectors.items())]
 
     def _replace(
         self,
