@@ -7,6 +7,7 @@
     ├── SourceError      a checkpoint cannot be opened, or is not what it was said to be
     ├── ExportError      a graph could not be traced, or is not what was declared
     ├── BackendError     a backend is not installed, or refuses the graph
+    │   └── NotFiniteError   what a backend computed holds NaN or infinite values
     └── Cancelled        a callback asked to stop
 
 The command line prints the message of any of these on one line and exits with 2.
@@ -22,6 +23,7 @@ __all__ = [
     "ExportError",
     "InputError",
     "IntegrityError",
+    "NotFiniteError",
     "SourceError",
 ]
 
@@ -52,6 +54,10 @@ class ExportError(DitDeployError):
 
 class BackendError(DitDeployError):
     """A backend is missing or refuses a graph."""
+
+
+class NotFiniteError(BackendError):
+    """A component gave NaN or infinite values: no picture, and never a black one."""
 
 
 class Cancelled(DitDeployError):

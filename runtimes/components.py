@@ -95,6 +95,7 @@ class Components:
                 threads=self._threads,
                 providers=_providers(engine),
                 libraries=_libraries(engine),
+                config=_config(engine),
                 cuda_graphs=cuda_graphs,
             )
         from dit_deploy.runtimes.tensorrt import TensorRTRunner
@@ -118,6 +119,17 @@ def _libraries(engine: Engine) -> tuple[Path, ...]:
     """Return the libraries of operators that an engine needs; that they are here was part of choosing it."""
     library = cpu_ops.library_path() if engine.record.target.operators is not None else None
     return () if library is None else (library,)
+
+
+def _config(engine: Engine) -> dict[str, str]:
+    """Return ONNX Runtime's session configuration for an engine."""
+    from dit_deploy.bench.machine import cpu  # the whole of bench needs the runtimes
+
+    target = engine.record.target
+    if engine.record.precision == "int8" and target.device == "cpu" and "VNNI" not in cpu()["features"]:
+        # Sums of U8 × S8 products saturate on such CPUs: the slower kernels that do not. With VNNI they only cost time.
+        return {"session.x64quantprecision": "1"}
+    return {}
 
 
 def _plain_providers(engine: Engine | None) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ class OnnxRuntimeRunner:
         threads: threads within an operator; ``None`` leaves the choice to ONNX Runtime (one a core).
         providers: execution providers in order of preference, each a name or a name and its options.
         libraries: of operators that the graph uses beside ONNX Runtime's own.
+        config: entries of ONNX Runtime's session configuration.
         cuda_graphs: capture CUDA graphs. A capture that fails, or computes something else, is given up with a warning.
         device: where the buffers are, instead of what the providers say; for tests.
 
@@ -51,13 +52,14 @@ class OnnxRuntimeRunner:
         threads: int | None = None,
         providers: Sequence[Provider] = (CPU,),
         libraries: Sequence[Path] = (),
+        config: Mapping[str, str] | None = None,
         cuda_graphs: bool = True,
         device: OnnxRuntimeMemory | None = None,
     ) -> None:
         self.component = component
         self.device = _cuda_memory(providers) if device is None else device
         self._path, self._threads, self._providers = path, threads, tuple(providers)
-        self._libraries = tuple(libraries)
+        self._libraries, self._config = tuple(libraries), dict(config or {})
         self._lock = threading.Lock()
         self._graph_ids = itertools.count(1)
         self._graphs = cuda_graphs and self.device is not None and self.device.captures
@@ -102,8 +104,8 @@ class OnnxRuntimeRunner:
         options.log_severity_level = 3
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
-        # Without VNNI the CPU's U8 × S8 products saturate; ONNX Runtime then takes the form that does not.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        for name, value in self._config.items():
+            options.add_session_config_entry(name, value)
         for library in self._libraries:
             options.register_custom_ops_library(str(library))
         providers = [_with_cuda_options(provider, graphs) for provider in self._providers]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dit_deploy.bundle import Bundle
-from dit_deploy.errors import BackendError
+from dit_deploy.errors import NotFiniteError
 from dit_deploy.parity.limits import limits_for
 from dit_deploy.parity.metrics import largest_difference, psnr, relative_error, ssim
 from dit_deploy.runtimes import Pipeline, Runner
@@ -133,7 +133,7 @@ def compare_with_plain(
     pipeline = Pipeline(bundle, engine, threads=threads, runners=runners)
     try:
         drawn = _draw(pipeline, plain.labels, plain.steps, seed, "drawing with the engine", progress)
-    except BackendError as error:  # latents that overflow are a result
+    except NotFiniteError as error:  # values that overflow are a result; a kernel that fails is an error
         nothing = -math.inf
         return EngineParity(
             nothing, nothing, None, None, math.inf, least, 0, plain.steps, ran, str(error).partition(";")[0]

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import onnx_ir as ir
+
 from dit_deploy.bundle import Bundle
 from dit_deploy.exporters.builders.planning import Plan
 from dit_deploy.exporters.builders.recipe import Lowered, Recipe, lower
 from dit_deploy.exporters.calibration import Calibration, calibrate
 from dit_deploy.exporters.calibration.sensitivity import Group, choose_kept, sensitivity
-from dit_deploy.exporters.passes.emulate import emulate_bfloat16
+from dit_deploy.exporters.passes.emulate import emulate_half
 from dit_deploy.exporters.passes.fp8 import FP8
 from dit_deploy.exporters.passes.graph_file import load_graph, save_graph
 from dit_deploy.exporters.passes.int8 import INT8
@@ -94,8 +96,8 @@ def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int 
             path = settled.lowered[name].path
             if (kept and name == "denoiser") or _for_this_cpu(recipe) != recipe:
                 path = _check_graph(bundle, name, recipe, calibrations.get(name), kept, work)
-            elif recipe.compute == "bf16":
-                path = _emulated(path, work)
+            if recipe.compute != "fp32":
+                path = _rounded(path, recipe.compute, work)
             library = cpu_ops.library_path() if recipe.integer == "fused" else None
             libraries = () if library is None else (library,)
             runners[name] = OnnxRuntimeRunner(path, bundle.component(name), threads=threads, libraries=libraries)
@@ -104,7 +106,7 @@ def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int 
             plain,
             plan.precision,
             runners=runners,
-            ran="the engine's graphs, by ONNX Runtime on the CPU",
+            ran="the engine's graphs on the CPU, rounded as they say",
             limit=plan.limit,
             threads=threads,
             progress=progress,
@@ -121,24 +123,23 @@ def _check_graph(
     bundle: Bundle, name: str, recipe: Recipe, calibration: Calibration | None, kept: Collection[str], work: Path
 ) -> Path:
     """Write the graph that is drawn with where it is not the engine's own, and return its path."""
-    path = work / "check" / name / "model.onnx"
-    shutil.rmtree(path.parent, ignore_errors=True)
+    path = work / "check" / f"{name}.onnx"
     lower(bundle.component_path(name), path, _for_this_cpu(recipe), calibration, kept)
-    return path if recipe.compute != "bf16" else _emulated(path, work)
+    return path
 
 
-def _emulated(path: Path, work: Path) -> Path:
-    """Write a BF16 graph so that a CPU without BF16 kernels rounds as it says, and return its path."""
+def _rounded(path: Path, compute: str, work: Path) -> Path:
+    """Write a half-precision graph so that ONNX Runtime rounds on a CPU where the graph says so; return its path."""
     model = load_graph(path)
-    emulate_bfloat16(model)
-    target = work / "emulated" / path.parent.name / path.name
+    emulate_half(model, ir.DataType.FLOAT16 if compute == "fp16" else ir.DataType.BFLOAT16)
+    target = work / "rounded" / path.stem / "model.onnx"
     shutil.rmtree(target.parent, ignore_errors=True)
     save_graph(model, target)
     return target
 
 
 def _for_this_cpu(recipe: Recipe) -> Recipe:
-    """Return the recipe whose graph ONNX Runtime's CPU provider runs: it has no 16-bit MultiHeadAttention."""
+    """Return the recipe whose graph can be rounded value by value: without an operator that only runs in half."""
     if recipe.compute != "fp32" and recipe.attention == "microsoft":
         return replace(recipe, attention="onnx")
     return recipe
