@@ -13,6 +13,7 @@ from dit_deploy.bench.attention_memory import SLACK, measure, text
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured through /proc")
 
 
+@pytest.mark.slow
 def test_memory_is_linear_in_tokens_in_one_form_and_quadratic_in_the_other() -> None:
     found = measure(tokens=(1024, 4096), hidden_size=64, num_heads=4, depth=1)
     linear = {(row["form"], row["tokens"]): row["linear"] for row in found["rows"]}

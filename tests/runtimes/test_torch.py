@@ -141,9 +141,10 @@ def test_components_are_what_the_exporter_traces(reference: TorchReference) -> N
     with torch.no_grad():
         mean, std = Encoder(reference.vae)(torch.from_numpy(images))
         (expected,) = Decoder(reference.vae)(torch.from_numpy(latents))
-    np.testing.assert_allclose(encoded["mean"], mean.numpy(), atol=1e-6)
-    np.testing.assert_allclose(encoded["std"], std.numpy(), atol=1e-6)
-    np.testing.assert_allclose(decoded["images"], expected.numpy(), atol=1e-6)
+    # The same sums in another order: some twenty layers round to a few 1e-6 of values about 1. A part that is left out,
+    # the scaling factor for one, changes the first digits.
+    for found, wanted in ((encoded["mean"], mean), (encoded["std"], std), (decoded["images"], expected)):
+        np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=1e-5)
     assert decoded["images"].min() >= 0
     assert decoded["images"].max() <= 1
 

@@ -227,6 +227,7 @@ print(len(found.ranges), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - b
 """
 
 
+@pytest.mark.slow
 def test_tensors_are_looked_at_while_they_are_there(tmp_path: Path) -> None:
     """All 100 tensors of 8 MB at once would be 800 MB: ONNX Runtime's default order keeps them until the end."""
     kind, shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["n", "m"])
