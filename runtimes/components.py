@@ -11,7 +11,7 @@ from dit_deploy.bundle.solver import SOLVER, solver_component
 from dit_deploy.runtimes import cpu_ops
 from dit_deploy.runtimes.choose import choose_engine
 from dit_deploy.runtimes.fit import this_machine
-from dit_deploy.runtimes.integrity import check_component, check_engine
+from dit_deploy.runtimes.integrity import check_component, check_engine, check_recorded
 from dit_deploy.runtimes.runner import BindingPool, Runner
 
 __all__ = ["Components", "choose_engine"]
@@ -107,7 +107,17 @@ class Components:
             profiles=built.profiles,
             cache=self._bundle.cache_folder(),
             cuda_graphs=cuda_graphs,
+            weights=_weights(engine, name),
         )
+
+
+def _weights(engine: Engine, name: str) -> Path | None:
+    """Return the graph that an engine without weights is filled from, its files checked; it lies beside the engine."""
+    graph = f"{name}.onnx"
+    if not engine.record.options.get("strip_weights") or graph not in engine.record.files:
+        return None
+    check_recorded(engine, [file for file in engine.record.files if file in (graph, f"{graph}.data")])
+    return engine.recorded(graph)
 
 
 def _providers(engine: Engine) -> tuple[str, ...]:

@@ -152,10 +152,7 @@ def _artefact(
     digest = graph_digest(bundle.manifest, name)
     if plan.flavour is None:
         target = writer.file(f"{name}.onnx")
-        for suffix in ("", ".data"):
-            source = lowered.path.with_name(lowered.path.name + suffix)
-            if source.exists():  # a graph with small weights only has no data file
-                shutil.move(source, target.with_name(target.name + suffix))
+        _move_graph(lowered.path, target)
         path = target.name
     else:
         recipe = plan.recipes[name]
@@ -171,6 +168,14 @@ def _artefact(
         kept=lowered.kept,
         seconds=round(seconds, 3),
     )
+
+
+def _move_graph(source: Path, target: Path) -> None:
+    """Move an ONNX file with the data file beside it; a graph with small weights only has none."""
+    for suffix in ("", ".data"):
+        part = source.with_name(source.name + suffix)
+        if part.exists():
+            shutil.move(part, target.with_name(target.name + suffix))
 
 
 def _tensorrt(
@@ -203,6 +208,8 @@ def _tensorrt(
         **vars(plan.tensorrt),
     )
     if plan.backend != "onnxruntime":
+        if plan.tensorrt.strip_weights:
+            _move_graph(graph, engine.with_suffix(".onnx"))  # what the runner fills the engine from
         return engine.name
     model = writer.file(f"{name}.onnx")
     write_ep_context(

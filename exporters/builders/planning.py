@@ -134,6 +134,8 @@ def make_plan(
         chosen_provider = _choice("provider", provider or default, get_args(ProviderName))
     flavour = _flavour(chosen_backend, chosen_provider)
     _check_pair(chosen_precision, chosen_provider)
+    if options.strip_weights and chosen_backend == "onnxruntime":
+        raise InputError("strip_weights: ONNX Runtime cannot fill an engine here; use --backend tensorrt")
     if smoothing is not None and not 0 <= smoothing <= 1:
         raise InputError(f"smoothing: {smoothing} came, expected α in 0 … 1, or none")
     _choice("method", method, ("max", "percentile", "mse"))

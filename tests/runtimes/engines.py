@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,11 +28,12 @@ def add_engine(
     *components: str,
     precision: Precision = "fp32",
     scale: float = 1.0,
+    also: Mapping[str, bytes] | None = None,
     **changes: Any,
 ) -> Engine:
     """Write an engine of copies of the plain graphs, whose weights are multiplied by ``scale``.
 
-    For a backend other than ONNX Runtime the artefacts are bytes that nothing reads.
+    For a backend other than ONNX Runtime the artefacts are bytes that nothing reads; ``also`` are more files.
     """
     import onnxruntime
 
@@ -55,6 +57,8 @@ def add_engine(
             kind = "onnx" if fields["backend"] == "onnxruntime" else "tensorrt"
             graph = graph_digest(bundle.manifest, component)
             built[component] = EngineComponent(path=path, kind=kind, graph=graph)
+        for path, data in (also or {}).items():
+            writer.file(path).write_bytes(data)
         return writer.finish(components=built, **fields)
 
 

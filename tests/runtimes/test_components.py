@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from dit_deploy import Bundle, Pipeline
@@ -177,3 +178,29 @@ def test_tensorrt_engines_get_their_profiles_and_the_bundles_cache(
     assert made["path"] == engine.path / "denoiser.engine"
     assert (made["flavour"], made["profiles"]) == ("tensorrt-rtx", engine.record.components["denoiser"].profiles)
     assert made["cache"] == copied / "engines/.cache"
+
+
+def test_an_engine_without_weights_is_filled_from_the_graph_beside_it(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.open(copied)
+    made: dict[str, Any] = {}
+
+    class Stub:
+        def __init__(self, path: Path, component: Any, **options: Any) -> None:
+            self.component = component
+            made.update(options)
+
+    monkeypatch.setattr(tensorrt, "TensorRTRunner", Stub)
+    text = '<ir_version: 10, opset_import: ["": 18]> g (float[1] x) => (float[1] y) {y = Abs(x)}'
+    graph = onnx.parser.parse_model(text)
+    also = {"denoiser.onnx": graph.SerializeToString()}
+    engine = add_engine(bundle, "stripped", **rtx("8.9"), options={"strip_weights": True}, also=also)
+    Components(bundle, None, {}, engine).pool("denoiser")
+    assert made["weights"] == engine.path / "denoiser.onnx"
+    (engine.path / "denoiser.onnx").write_bytes(also["denoiser.onnx"].replace(b"Abs", b"Exp"))
+    with pytest.raises(IntegrityError, match="altered"):
+        Components(bundle, None, {}, engine).pool("denoiser")
+    whole = add_engine(bundle, "whole", **rtx("8.9"))
+    Components(bundle, None, {}, whole).pool("denoiser")
+    assert made["weights"] is None
