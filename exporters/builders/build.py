@@ -18,7 +18,8 @@ from dit_deploy.bundle.solver import SOLVER, solver_component
 from dit_deploy.errors import BundleError, Cancelled
 from dit_deploy.exporters.builders import tensorrt
 from dit_deploy.exporters.builders.ep_context import write_ep_context
-from dit_deploy.exporters.builders.planning import Plan, make_plan
+from dit_deploy.exporters.builders.plan import Plan
+from dit_deploy.exporters.builders.planning import make_plan
 from dit_deploy.exporters.builders.quality import Settled, settle
 from dit_deploy.exporters.builders.recipe import Lowered
 from dit_deploy.exporters.solver_graph import write_solver

@@ -6,24 +6,23 @@ Nothing heavy happens here, so a plan can be made to explain what a build would 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dit_deploy import extras
 from dit_deploy.bench import machine
 from dit_deploy.bundle import Bundle
-from dit_deploy.bundle.engine import BackendName, Precision, Profile, Target, graph_digest
+from dit_deploy.bundle.engine import BackendName, Precision, Profile, Target
 from dit_deploy.bundle.solver import SOLVER, solver_profile
 from dit_deploy.errors import InputError
 from dit_deploy.exporters.builders import flavours, tensorrt
 from dit_deploy.exporters.builders.ep_context import PROVIDERS
+from dit_deploy.exporters.builders.plan import CalibrationOptions, Plan, TensorRTOptions, key_parts
 from dit_deploy.exporters.builders.profiles import parse_extent, plan_profiles, range_profiles
 from dit_deploy.exporters.builders.recipe import Compute, Recipe
 from dit_deploy.parity.limits import limits_for
 from dit_deploy.runtimes import cpu_ops
 
-__all__ = ["CalibrationOptions", "Plan", "ProviderName", "TensorRTOptions", "make_plan"]
+__all__ = ["ProviderName", "make_plan"]
 
 ProviderName = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 
@@ -36,58 +35,6 @@ _PROVIDERS: dict[ProviderName, str] = {
 }
 #: What TensorRT-RTX is built for where nobody says: Ampere, Ada and Blackwell.
 _RTX_TARGETS = ("8.0", "8.6", "8.9", "12.0")
-
-
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """What is drawn to calibrate; ``None`` leaves a number to :func:`dit_deploy.exporters.calibration.plan`."""
-
-    samples: int | None = None
-    evaluations: int | None = None
-    steps: int | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class TensorRTOptions:
-    """Options that only the TensorRT libraries have; see :func:`dit_deploy.exporters.builders.tensorrt.build`."""
-
-    strip_weights: bool = False
-    refittable: bool = False
-    version_compatible: bool = False
-    workspace_bytes: int | None = None
-    timing_cache: Path | None = None
-    optimization_level: int | None = None
-
-    def decisive(self) -> dict[str, Any]:
-        """Return what of them decides the engine: a cache only decides how fast it is built."""
-        chosen = {name: value for name, value in asdict(self).items() if name != "timing_cache"}
-        return {name: value for name, value in chosen.items() if value not in (None, False)}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides an engine.
-
-    Attributes:
-        flavour: the TensorRT library that builds it, also where ONNX Runtime loads it; ``None`` for ONNX artefacts.
-        recipes, profiles: by component.
-        limit: decibels that the engine must reach; ``None`` where that is not checked.
-    """
-
-    name: str
-    backend: BackendName
-    version: str
-    precision: Precision
-    flavour: Literal["tensorrt", "tensorrt-rtx"] | None
-    target: Target
-    recipes: dict[str, Recipe]
-    profiles: dict[str, tuple[Profile, ...]]
-    calibration: CalibrationOptions
-    tensorrt: TensorRTOptions
-    limit: float | None
-    adjust: bool
-    key_parts: dict[str, str] = field(default_factory=dict)
 
 
 def make_plan(
@@ -206,7 +153,7 @@ def make_plan(
         limit=limits_for(chosen_precision).psnr if limit == "default" else limit,
         adjust=adjust and quantized,
     )
-    plan.key_parts.update(_key_parts(bundle, plan))
+    plan.key_parts.update(key_parts(bundle, plan))
     return plan
 
 
@@ -304,30 +251,3 @@ def _target(
         provider=None if backend != "onnxruntime" else PROVIDERS[flavour],
         compute_capabilities=compute_capabilities,
     )
-
-
-def _key_parts(bundle: Bundle, plan: Plan) -> dict[str, str]:
-    """Return what decides the engine's bytes, a line each, by a name that a person understands."""
-    version = plan.version
-    if plan.backend == "onnxruntime" and plan.flavour is None:
-        version = ".".join(version.split(".")[:2])  # the artefact is a graph: a patch release changes nothing in it
-    parts = {
-        "backend": f"{plan.flavour if plan.flavour else plan.backend} {version}",
-        "precision": plan.precision,
-        "target": " ".join(filter(None, [plan.target.provider, *plan.target.compute_capabilities])) or "any",
-    }
-    for component, recipe in plan.recipes.items():
-        parts[f"{component}.graph"] = graph_digest(bundle.manifest, component)
-        parts |= {f"{component}.{name}": value for name, value in recipe.decisive().items()}
-    for component, profiles in plan.profiles.items():
-        parts[f"{component}.profiles"] = "; ".join(_profile_text(profile) for profile in profiles)
-    if any(recipe.calibrated for recipe in plan.recipes.values()):
-        parts |= {f"calibration.{name}": str(value) for name, value in asdict(plan.calibration).items()}
-    if plan.adjust:
-        parts["limit"] = "none" if plan.limit is None else f"{plan.limit:g} dB"
-    parts |= {name: str(value) for name, value in plan.tensorrt.decisive().items()}
-    return parts
-
-
-def _profile_text(profile: Profile) -> str:
-    return ", ".join(f"{name} {one.minimum}/{one.optimum}/{one.maximum}" for name, one in sorted(profile.sizes.items()))

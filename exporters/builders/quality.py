@@ -16,7 +16,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from dit_deploy.bundle import Bundle
-from dit_deploy.exporters.builders.planning import Plan
+from dit_deploy.exporters.builders.plan import Plan
 from dit_deploy.exporters.builders.recipe import Lowered, Recipe, lower
 from dit_deploy.exporters.calibration import Calibration, calibrate
 from dit_deploy.exporters.calibration.sensitivity import Group, choose_kept, sensitivity
