@@ -15,6 +15,7 @@ from typing import Any
 
 from dit_deploy import extras
 from dit_deploy.bench.machine import available_memory, describe, free_disk
+from dit_deploy.runtimes import cpu_ops
 from dit_deploy.targets import TENSORRT_RTX_TARGETS
 
 __all__ = ["Gpu", "Role", "examine"]
@@ -76,6 +77,7 @@ def examine() -> dict[str, Any]:
     roles = (
         _export(),
         _generate_cpu(providers, provider_error),
+        _fused_int8(found["machine"]["cpu"]["features"], provider_error),
         _generate_cuda(providers, gpus, gpu_note),
         _build_rtx(),
         _run_rtx(gpus, gpu_note),
@@ -170,6 +172,18 @@ def _generate_cpu(providers: dict[str, str], error: str) -> Role:
     if reason := providers.get("CPUExecutionProvider", "this ONNX Runtime has no CPU provider"):
         return role(False, reason, "pip install --force-reinstall onnxruntime")
     return role(True, "the default")
+
+
+def _fused_int8(features: list[str], error: str) -> Role:
+    role = partial(Role, "fused INT8 on the CPU")
+    if error:
+        return role(False, error, extras.install_command("cpu"))
+    if reason := cpu_ops.cannot_build():
+        return role(False, reason, "or build engines with --kernels onnxruntime")
+    slow = "" if "VNNI" in features else ", though this CPU has no VNNI, and --kernels onnxruntime may be faster"
+    if cpu_ops.why_not():
+        return role(True, f"build-engine compiles the operators when it first needs them{slow}")
+    return role(True, f"the operators are compiled{slow}")
 
 
 def _generate_cuda(providers: dict[str, str], gpus: list[Gpu], gpu_note: str) -> Role:

@@ -143,3 +143,15 @@ def test_a_machine_that_tells_nothing(monkeypatch: pytest.MonkeyPatch, cli: Comm
     result = cli("doctor")
     assert result.status == 0
     assert "unknown free of unknown" in result.out
+
+
+def test_fused_int8_needs_a_compiler(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.cpu_ops, "cannot_build", lambda: "the operators need g++ 11 or newer, found none")
+    found = json.loads(cli("doctor", "--json").out)
+    without = role(found, "fused INT8 on the CPU")
+    assert not without["able"]
+    assert without["reason"] == "the operators need g++ 11 or newer, found none"
+    assert "--kernels onnxruntime" in without["mend"]
+    monkeypatch.setattr(doctor.cpu_ops, "cannot_build", lambda: "")
+    monkeypatch.setattr(doctor.cpu_ops, "why_not", lambda: "not built")
+    assert "build-engine compiles" in role(json.loads(cli("doctor", "--json").out), "fused INT8 on the CPU")["reason"]
