@@ -19,7 +19,8 @@ from .conftest import FIELDS, fill, make
 
 REPOSITORY = Path(__file__).parents[2]
 CHILD = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 from dit_deploy.bundle import BundleWriter
 with BundleWriter(sys.argv[1], overwrite=True) as writer:
     writer.file("denoiser/model.onnx").write_bytes(b"half")
