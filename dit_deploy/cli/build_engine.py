@@ -179,4 +179,5 @@ def _verdict(parity: dict[str, Any]) -> str:
         return f"parity FAILED: {parity['failure']}"
     figure = "no difference" if parity["psnr"] is None else f"{parity['psnr']:.1f} dB"
     state = "parity" if parity["passed"] else "parity FAILED:"
-    return f"{state} {figure} against the plain graphs ({parity['ran']}); the limit is {parity['limit']:g} dB"
+    limit = "no limit was set" if parity["limit"] is None else f"the limit is {parity['limit']:g} dB"
+    return f"{state} {figure} against the plain graphs ({parity['ran']}); {limit}"

@@ -54,7 +54,7 @@ def build_engine(
         threads: threads within an operator while graphs run here; ``None`` is one a core.
         progress: called with what is being done, how far, and of how much.
         stop: asked now and then; the build ends where it is true.
-        options: those of :func:`~dit_deploy.exporters.builders.planning.make_plan`: ``backend``, ``precision``, ….
+        options: arguments of :func:`~dit_deploy.exporters.builders.planning.make_plan`: ``backend``, ``precision``, ….
 
     Raises:
         InputError: an option is out of range, or two do not go together.

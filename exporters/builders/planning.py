@@ -63,7 +63,31 @@ def make_plan(
     adjust: bool = True,
     tensorrt_options: TensorRTOptions | None = None,
 ) -> Plan:
-    """Return the plan; the arguments are those of :func:`dit_deploy.exporters.builders.build_engine`.
+    """Return the plan of an engine; :func:`~dit_deploy.exporters.builders.build_engine` takes the same arguments.
+
+    Args:
+        backend: ``onnxruntime``, ``tensorrt-rtx`` (built anywhere, for chosen GPUs) or ``tensorrt`` (built on the GPU).
+        precision: ``fp32``, ``fp16``, ``bf16``, ``int8`` or ``fp8``; the last two of linear layers inside the blocks.
+        name: of the engine; ``BACKEND-PRECISION`` by default, with the provider between where that is not the CPU's.
+        components: to build, all by default; what an engine does not have runs as a plain graph.
+        provider: of ONNX Runtime: ``cpu`` (the default for fp32 and int8), ``cuda``, ``tensorrt`` or ``tensorrt-rtx``.
+        minimum, optimum, maximum: sizes that a TensorRT engine takes, ``"BxHxW"``, pictures and pixels; see
+            :func:`~dit_deploy.exporters.builders.profiles.range_profiles` for what is left out.
+        resolutions: instead, a profile for each, ``"HxW"``, the hot one first; ``minimum`` and ``maximum`` then hold
+            everything between, in one profile more.
+        compute_capabilities: GPUs that TensorRT-RTX builds for, such as ``("8.9", "12.0")``.
+        compute: what the rest of an int8 or fp8 engine computes in: ``fp16`` by default, ``fp32`` on a CPU.
+        keep: layers that are not quantised, as glob patterns of their names.
+        islands: nodes or modules that stay in FP32 beside those found by rule, as glob patterns.
+        attention: the operator that attention becomes; ``auto`` is what the backend runs fused.
+        kernels: of int8 on a CPU: ``onnxruntime``'s own, the ``fused`` ones of this package, or ``auto``: the fused
+            ones where the CPU has VNNI and there is a compiler.
+        smoothing: SmoothQuant's α of int8 and fp8, 0 … 1; ``None`` for none.
+        method, percentile: how activation scales follow from what calibration saw.
+        calibration: what is drawn to calibrate.
+        limit: decibels of PSNR against the plain graphs that the engine must reach; the precision's by default,
+            ``None`` for no limit.
+        adjust: let an int8 or fp8 engine keep layers wider until the limit holds.
 
     Raises:
         InputError: an argument is none of its choices, or two do not go together.
@@ -95,31 +119,28 @@ def make_plan(
     inner: Compute
     if quantized:
         inner = _choice("compute", compute or ("fp32" if chosen_provider == "cpu" else "fp16"), get_args(Compute))
+        if chosen_provider == "cpu" and inner != "fp32":
+            raise InputError(f"compute: {inner} came, but ONNX Runtime's CPU provider computes in fp32 beside int8")
     elif compute not in (None, chosen_precision):
         raise InputError(f"compute: {compute} came with precision {chosen_precision}; it is for int8 and fp8")
     else:
         inner = "fp16" if chosen_precision == "fp16" else "bf16" if chosen_precision == "bf16" else "fp32"
-    integer: Literal["explicit", "cpu", "fused"] = "explicit"
-    if chosen_provider == "cpu":
-        integer = "fused" if fused else "cpu"
-    recipes = {}
-    for component in built:
-        denoiser = component == "denoiser"
-        # Convolutions gain less and lose more on 8 bits, and an autoencoder runs once a picture.
-        chosen: Precision = chosen_precision if denoiser or not quantized else inner
-        form = attention if attention != "auto" else _attention(chosen_provider, inner)
-        recipes[component] = Recipe(
-            precision=chosen,
-            compute=inner,
-            attention=form,  # type: ignore[arg-type]  # held against the choices above
-            integer=integer if chosen == "int8" else "explicit",
-            smoothing=smoothing if denoiser and quantized else None,
-            method=method,  # type: ignore[arg-type]
+    recipes = {
+        component: _recipe(
+            component == "denoiser",
+            chosen_precision,
+            inner,
+            attention=attention if attention != "auto" else _attention(chosen_provider, inner),
+            integer="explicit" if chosen_provider != "cpu" else "fused" if fused else "cpu",
+            smoothing=smoothing,
+            method=method,
             percentile=percentile,
-            keep=tuple(keep) if denoiser and quantized else (),
-            islands=tuple(islands) if denoiser and inner != "fp32" else (),
+            keep=tuple(keep),
+            islands=tuple(islands),
             norm_casts=flavour is not None,
         )
+        for component in built
+    }
     if keep and not quantized:
         raise InputError(f"keep: {', '.join(keep)} came, but {chosen_precision} quantises nothing; use islands")
     if islands and inner == "fp32":
@@ -155,6 +176,19 @@ def make_plan(
     )
     plan.key_parts.update(key_parts(bundle, plan))
     return plan
+
+
+def _recipe(denoiser: bool, precision: Precision, compute: Compute, **chosen: Any) -> Recipe:
+    """Return one component's recipe: what is about 8 bits or about single layers is for the denoiser alone.
+
+    Convolutions gain less and lose more on 8 bits, and an autoencoder runs once a picture.
+    """
+    if denoiser and precision in ("int8", "fp8"):
+        if precision == "fp8":
+            chosen["integer"] = "explicit"
+        return Recipe(precision, compute, **chosen)
+    plain = {name: chosen[name] for name in ("attention", "norm_casts", *(("islands",) if denoiser else ()))}
+    return Recipe(compute, compute, **plain)
 
 
 def _choice(option: str, value: str, choices: Sequence[str]) -> Any:

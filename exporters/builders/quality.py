@@ -6,6 +6,7 @@ another machine, the same graph with the same types, each operator rounded as th
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Collection
@@ -107,7 +108,7 @@ def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int 
             plan.precision,
             runners=runners,
             ran="the engine's graphs on the CPU, rounded as they say",
-            limit=plan.limit,
+            limit=-math.inf if plan.limit is None else plan.limit,
             threads=threads,
             progress=progress,
         )

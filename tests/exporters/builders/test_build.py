@@ -102,6 +102,13 @@ def test_int8_with_the_fused_operators_runs(bundle: Bundle) -> None:
     assert 1e-6 < difference < 0.2
 
 
+def test_without_a_limit_nothing_fails_and_nothing_is_kept(bundle: Bundle) -> None:
+    engine = build_engine(bundle, name="free", limit=None, **INT8)
+    assert engine.record.parity is not None
+    assert (engine.record.parity["passed"], engine.record.parity["limit"]) == (True, None)
+    assert engine.record.components["denoiser"].kept == {}
+
+
 def test_fp16_graphs_for_cuda_come_with_the_solver(bundle: Bundle) -> None:
     engine = build_engine(bundle, precision="fp16", calibration=FEW, check=False, threads=1)
     assert engine.name == "onnxruntime-cuda-fp16"
@@ -165,6 +172,7 @@ def test_an_ep_context_model_stands_for_its_engine(bundle: Bundle) -> None:
         ({"precision": "bf16", "provider": "cpu"}, "no bf16 kernels"),
         ({"precision": "int8", "provider": "cuda"}, "CUDA provider"),
         ({"precision": "fp32", "kernels": "fused"}, "fused operators are for"),
+        ({"precision": "int8", "compute": "fp16"}, "computes in fp32 beside int8"),
         ({"precision": "fp16", "keep": ("blocks.0.*",)}, "quantises nothing"),
         ({"precision": "int8", "smoothing": 2.0}, "smoothing: 2.0 came"),
         ({"precision": "int8", "minimum": "1x64x64"}, "every size from one graph"),
