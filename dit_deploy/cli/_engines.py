@@ -1,4 +1,4 @@
-"""Engines in words, as ``inspect`` and ``build-engine`` print them."""
+"""Engines in words, as ``inspect`` prints them."""
 
 from __future__ import annotations
 
