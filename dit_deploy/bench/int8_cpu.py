@@ -25,8 +25,14 @@ from dit_deploy.exporters.builders.recipe import Recipe, lower
 from dit_deploy.exporters.calibration import calibrate
 from dit_deploy.runtimes import Pipeline
 
-__all__ = ["SHORT", "main", "openvino_candidates"]
+__all__ = ["ENGINES", "SHORT", "main", "openvino_candidates"]
 
+#: Engines that take part, the plain graphs beside: name → how they are built.
+ENGINES: dict[str, dict[str, str]] = {
+    "fp32": {"precision": "fp32"},
+    "int8": {"precision": "int8"},  # the fused operators where this machine can have them
+    "int8-onnxruntime": {"precision": "int8", "kernels": "onnxruntime"},
+}
 #: A calibration of seconds, not minutes.
 SHORT = CalibrationOptions(samples=4, evaluations=2, steps=2)
 
@@ -60,17 +66,19 @@ def main() -> None:
     args = parser.parse_args()
 
     say = show_lines()
-    with tempfile.TemporaryDirectory(prefix="dit-deploy-bench-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="dit-deploy-bench-") as around:
+        folder = Path(around)
         checkpoint = write_random_checkpoint(folder, args.arch, args.image_size)
         write_random_autoencoder(folder / "vae")
         bundle = export(checkpoint, folder / "bundle", progress=say)
-        for precision in ("fp32", "int8"):
-            say(f"building {precision}")
-            build_engine(bundle, precision=precision, check=False, calibration=SHORT)
+        names = []
+        for name, options in ENGINES.items():
+            say(f"building {name}")
+            built = build_engine(bundle, name=name, check=False, calibration=SHORT, threads=args.threads, **options)
+            names.append(built.name)
         report = bench(
             bundle,
-            engines=["onnx", "onnxruntime-fp32", "onnxruntime-int8"],
+            engines=["onnx", *names],
             reference=None if args.no_torch else checkpoint,
             others=openvino_candidates(bundle, folder, args.threads),
             steps=args.steps,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,6 @@ class EngineParity:
     steps: int
     ran: str
     failure: str = ""
-    images: Floats | None = field(default=None, repr=False, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -74,7 +73,7 @@ class EngineParity:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values; ``None`` for decibels of equal pictures and for what is not finite."""
-        values = {name: value for name, value in vars(self).items() if name not in ("images", "failure")}
+        values = {name: value for name, value in vars(self).items() if name != "failure"}
         found = {name: None if _infinite(value) else value for name, value in values.items()}
         return {"passed": self.passed, **found, **({"failure": self.failure} if self.failure else {})}
 
@@ -154,7 +153,6 @@ def compare_with_plain(
         pictures=len(pairs),
         steps=plain.steps,
         ran=ran,
-        images=drawn.images,
     )
 
 

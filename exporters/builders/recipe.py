@@ -100,12 +100,10 @@ class Lowered:
     """What :func:`lower` wrote.
 
     Attributes:
-        quantized: the layers on the 8-bit grid.
         kept: layer or node → why it was left in a wider type. Layers that are never quantised are not among them.
     """
 
     path: Path
-    quantized: tuple[str, ...]
     kept: dict[str, str]
 
 
@@ -123,7 +121,6 @@ def lower(
         ExportError: a pass refuses the graph, or ``target`` cannot be written.
     """
     model = load_graph(source)
-    quantized: tuple[str, ...] = ()
     reasons: dict[str, str] = {}
     if recipe.quantized:
         assert calibration is not None
@@ -139,7 +136,6 @@ def lower(
         else:
             quantize = quantize_int8 if recipe.precision == "int8" else quantize_fp8
             quantize(model, scales, kept=patterns, scale_dtype=_DTYPES[recipe.compute])
-        quantized = tuple(linear.name for linear in choice.chosen)
         reasons = {name: why for name, why in choice.kept.items() if why.startswith("asked for")}
         reasons |= {name: "too sensitive: kept for the parity limit" for name in kept if name in choice.kept}
     lower_attention(model, recipe.attention)
@@ -152,4 +148,4 @@ def lower(
         )
         reasons |= {island.node: f"FP32: {island.why}" for island in islands}
     save_graph(model, target)
-    return Lowered(target, quantized, reasons)
+    return Lowered(target, reasons)
