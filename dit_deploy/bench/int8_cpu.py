@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dit_deploy.bench.machine import usable_cores
 from dit_deploy.bench.openvino import OpenVinoRunner
@@ -28,7 +29,7 @@ from dit_deploy.runtimes import Pipeline
 __all__ = ["ENGINES", "SHORT", "main", "openvino_candidates"]
 
 #: Engines that take part, the plain graphs beside: name → how they are built.
-ENGINES: dict[str, dict[str, str]] = {
+ENGINES: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},
     "int8": {"precision": "int8"},  # the fused operators where this machine can have them
     "int8-onnxruntime": {"precision": "int8", "kernels": "onnxruntime"},
