@@ -1,0 +1,109 @@
+// Manifest version 1, as read from manifest.json; dit_deploy/bundle/manifest.py is its declaration.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "dit_deploy/pipeline.hpp"
+
+namespace dit_deploy::bundle {
+
+// Free size → value: {"batch", 2}, {"patch_height", 16}, …
+using Sizes = std::map<std::string, std::int64_t>;
+using Shape = std::vector<std::int64_t>;
+
+// A dynamic axis: `multiple` × the free size `name`, which lies in `minimum` … `maximum`.
+struct Axis {
+  std::string name;
+  std::int64_t multiple = 1;
+  std::int64_t minimum = 1;
+  std::optional<std::int64_t> maximum;
+
+  bool operator==(const Axis& other) const;
+};
+
+// A fixed size, or a dynamic axis.
+using AxisSpec = std::variant<std::int64_t, Axis>;
+
+// A JSON number that keeps whether it was an integer: guidance.unconditional holds both.
+using Number = std::variant<std::int64_t, double>;
+
+struct TensorSpec {
+  std::string name;
+  DType dtype = DType::float32;
+  std::vector<AxisSpec> axes;
+  std::optional<std::string> unit;
+  std::optional<double> minimum;
+  std::optional<double> maximum;
+  std::string description;
+};
+
+struct Component {
+  std::string path;
+  DType weights = DType::float32;
+  std::vector<TensorSpec> inputs;
+  std::vector<TensorSpec> outputs;
+
+  // nullptr where there is none of that name.
+  const TensorSpec* input(std::string_view name) const;
+  const TensorSpec* output(std::string_view name) const;
+};
+
+struct Latents {
+  std::int64_t channels = 0, height = 0, width = 0, patch_size = 0, spatial_compression = 0;
+  std::int64_t temporal_compression = 1;
+  double scaling_factor = 1.0, shift_factor = 0.0;
+};
+
+struct Prediction {
+  std::string type;                              // epsilon, v_prediction, sample, flow_prediction
+  std::string timestep_unit = "training_index";  // or sigma
+  bool learned_range_variance = false;
+};
+
+struct Guidance {
+  std::string kind = "none";  // or classifier_free
+  std::map<std::string, Number> unconditional;
+  std::optional<std::int64_t> channels;
+  double default_scale = 1.0;
+};
+
+struct Scheduler {
+  std::string path = "scheduler/scheduler_config.json";
+  std::int64_t num_inference_steps = 50;
+};
+
+struct SourceRecord {
+  std::string kind, name, sha256;
+};
+
+struct FileRecord {
+  std::int64_t size = 0;
+  std::string sha256;
+};
+
+struct Manifest {
+  std::string created_by, family;
+  SourceRecord source;
+  Latents latents;
+  std::vector<std::pair<std::string, Component>> components;  // in the file's order
+  Prediction prediction;
+  Guidance guidance;
+  Scheduler scheduler;
+  std::map<std::int64_t, std::string> labels;
+  std::map<std::string, FileRecord> files;
+
+  // nullptr where there is none of that name.
+  const Component* component(std::string_view name) const;
+};
+
+// Returns the manifest that the bytes of manifest.json hold, with every check that Python makes. `name` is the file, for
+// messages. Throws BundleError.
+Manifest parse_manifest(std::string_view data, const std::string& name);
+
+}  // namespace dit_deploy::bundle

@@ -1,0 +1,39 @@
+// ONNX Runtime sessions on the execution providers that were asked for, and on no others; runtimes/providers.py.
+#pragma once
+
+#include <onnxruntime_cxx_api.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace dit_deploy::runtime {
+
+inline constexpr char kCpuProvider[] = "CPUExecutionProvider";
+inline constexpr char kCudaProvider[] = "CUDAExecutionProvider";
+
+struct SessionSettings {
+  std::vector<std::string> providers{kCpuProvider};  // in order of preference
+  std::map<std::string, std::string> provider_options;    // of the first provider that is not the CPU's
+  std::map<std::string, std::string> provider_libraries;  // of plugin providers
+  std::map<std::string, std::string> config;              // session configuration entries
+  int threads = 0;        // within an operator; 0: ONNX Runtime's choice
+  bool cpu_ops = false;   // register this project's fused operators (runtimes/cpu_ops)
+  bool cuda_graphs = false;  // ask CUDA's provider to capture
+};
+
+// The process's environment of ONNX Runtime, shared by all sessions that are alive.
+Ort::Env& environment();
+
+// Opens a session. `what` is what the model is called in a message: "model.onnx of denoiser". Throws BackendError where
+// a provider is not in this ONNX Runtime or does not start, or ONNX Runtime refuses the model.
+Ort::Session open_session(const std::filesystem::path& model, const SessionSettings& settings, const std::string& what);
+
+// The first line of a message of ONNX Runtime, cut to what a terminal shows.
+std::string first_line(const std::string& message);
+
+// Providers that ONNX Runtime can use here: its own, and plugins with a library.
+std::vector<std::string> available_providers(const std::map<std::string, std::string>& provider_libraries);
+
+}  // namespace dit_deploy::runtime
