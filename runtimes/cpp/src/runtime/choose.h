@@ -1,36 +1,30 @@
-// Which of a bundle's engines a pipeline runs; runtimes/choose.py, fit.py and gpus.py.
+// Which of a bundle's engines a pipeline runs; runtimes/choose.py.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "bundle/bundle.h"
+#include "runtime/fit.h"
+#include "runtime/machine.h"
 
 namespace dit_deploy::runtime {
 
-// What engines need of a machine.
-struct Machine {
-  std::vector<std::string> compute_capabilities;  // of its NVIDIA GPUs, in CUDA's order
-  std::string gpu_note;                           // why there are none
-  std::map<std::string, std::string> versions;    // backend → version; one that is missing is not there
-  std::vector<std::string> providers;             // that ONNX Runtime can use here
-  std::string cpu_ops_note;                       // why the fused operators are not here; empty where they are
-};
-
-// The machine that this process runs on; without `gpus` the NVIDIA driver is not started.
-Machine this_machine(bool gpus, const std::map<std::string, std::string>& provider_libraries);
-
-// What this machine lacks for an engine; empty where the engine fits.
-std::string lacks(const bundle::EngineRecord& record, const Machine& machine);
-
+// The engine to run: its name, "onnx" for the plain graphs; why, in one line; and the engine itself.
 struct Choice {
   std::string name, reason;
   std::optional<bundle::Engine> engine;
 };
 
-// `machine` is asked for when it is needed: (whether GPUs matter) → the machine. Throws InputError, BundleError.
+// "onnx" is the plain graphs, a name that engine, and "auto" the best that fits the machine: never one that is damaged
+// or whose recorded parity failed, and the plain graphs where none is left. `machine` is asked for when it is needed:
+// (whether GPUs matter) → the machine. Throws InputError, BundleError.
+using MachineSource = std::function<Machine(bool gpus)>;
+Choice choose_engine(const bundle::Bundle& bundle, const std::string& engine, const MachineSource& machine);
+
+// The same for the machine that this process runs on.
 Choice choose_engine(const bundle::Bundle& bundle, const std::string& engine,
                      const std::map<std::string, std::string>& provider_libraries);
 

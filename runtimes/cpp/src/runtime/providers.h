@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,12 +24,15 @@ struct SessionSettings {
   bool cuda_graphs = false;  // ask CUDA's provider to capture
 };
 
-// The process's environment of ONNX Runtime, shared by all sessions that are alive.
-Ort::Env& environment();
+// Opens a session, which keeps ONNX Runtime's environment alive as long as it lives itself. `what` is what the model is
+// called in a message: "model.onnx of denoiser". Throws BackendError where a provider is not in this ONNX Runtime or does
+// not start, so that the model would run on the CPU, or ONNX Runtime refuses the model.
+std::shared_ptr<Ort::Session> open_session(const std::filesystem::path& model, const SessionSettings& settings,
+                                           const std::string& what);
 
-// Opens a session. `what` is what the model is called in a message: "model.onnx of denoiser". Throws BackendError where
-// a provider is not in this ONNX Runtime or does not start, or ONNX Runtime refuses the model.
-Ort::Session open_session(const std::filesystem::path& model, const SessionSettings& settings, const std::string& what);
+// Of the library that is loaded: "1.32.0". Throws BackendError where it is older than the headers that this library was
+// built with: ask before the first use of any function or class of ONNX Runtime's.
+std::string onnxruntime_version();
 
 // The first line of a message of ONNX Runtime, cut to what a terminal shows.
 std::string first_line(const std::string& message);
