@@ -1,0 +1,172 @@
+#include "runtime/drawing.h"
+
+#include <chrono>
+#include <utility>
+
+#include "bundle/shapes.h"
+#include "runtime/arguments.h"
+#include "runtime/autoencoder.h"
+#include "runtime/choose.h"
+#include "runtime/images.h"
+#include "runtime/plan.h"
+#include "runtime/steps.h"
+#include "sampling/noise.h"
+
+namespace dit_deploy::runtime {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point started) { return std::chrono::duration<double>(Clock::now() - started).count(); }
+
+sampling::Guidance read_guidance(const bundle::Manifest& manifest, const Request& request) {
+  sampling::Guidance guidance;
+  guidance.scale = request.guidance_scale.value_or(manifest.guidance.default_scale);
+  guidance.channels = manifest.guidance.channels;
+  if (request.guidance_channels) {
+    guidance.channels = *request.guidance_channels == 0 ? std::nullopt : request.guidance_channels;
+  }
+  guidance.interval = request.guidance_interval;
+  guidance.rescale = request.guidance_rescale;
+  guidance.batched = request.guidance_batched;
+  guidance.check();
+  return guidance;
+}
+
+// The pictures to start from, [batch or 1, channels, height, width] in 0 … 1.
+Pixels read_start(const bundle::Manifest& manifest, const Request& request, std::int64_t multiple, std::int64_t batch) {
+  const bundle::Component* encoder = manifest.component("vae_encoder");
+  if (encoder == nullptr) throw InputError("image: this bundle has no VAE encoder; export with a VAE");
+  const auto& axes = encoder->input("images")->axes;
+  const auto* channels = std::get_if<std::int64_t>(&axes[1]);
+  if (axes.size() != 4 || channels == nullptr || (*channels != 1 && *channels != 3)) {
+    throw InputError("image: this bundle's VAE encoder takes no single grey or RGB pictures; give latents as noise");
+  }
+  const auto count = static_cast<std::int64_t>(request.image.size());
+  if (count != 1 && count != batch) {
+    throw InputError("image: " + std::to_string(count) + " pictures came, 1 or " + std::to_string(batch) +
+                     " expected, as there are labels");
+  }
+  return read_images(request.image, multiple, *channels, request.height, request.width);
+}
+
+// The first sample: scaled noise, or `clean` latents with noise on top.
+std::vector<float> first_sample(const sampling::SolverTable& table, const std::vector<float>& clean,
+                                std::vector<float> noise) {
+  if (clean.empty()) {
+    const auto scale = static_cast<float>(table.initial_noise_scale);
+    for (float& value : noise) value *= scale;
+    return noise;
+  }
+  const auto signal = static_cast<float>(table.start.first), deviation = static_cast<float>(table.start.second);
+  for (std::size_t i = 0; i < noise.size(); ++i) noise[i] = signal * clean[i] + deviation * noise[i];
+  return noise;
+}
+
+}  // namespace
+
+Drawing::Drawing(bundle::Bundle bundle, const Options& options, Runners runners) : bundle_(std::move(bundle)) {
+  if (options.threads < 0) {
+    throw InputError("threads: " + std::to_string(options.threads) + " came, expected 1 or more, or 0 for one a core");
+  }
+  Choice choice = choose_engine(bundle_, options.engine, options.provider_libraries);
+  engine_ = std::move(choice.name);
+  engine_reason_ = std::move(choice.reason);
+  components_ = std::make_unique<Components>(bundle_, std::move(choice.engine), options, std::move(runners));
+  components_->pool("denoiser");  // at once, so that errors come early
+}
+
+std::int64_t Drawing::pixel_multiple() const {
+  const bundle::Latents& latents = bundle_.manifest().latents;
+  return latents.patch_size * latents.spatial_compression;
+}
+
+Result Drawing::generate(const Request& request) {
+  const auto started = Clock::now();
+  const bundle::Manifest& manifest = bundle_.manifest();
+  if (request.output_type != OutputType::latent && !components_->has("vae_decoder")) {
+    throw InputError("this bundle has no VAE decoder; ask for output_type latent, or export with a VAE");
+  }
+  check_size("height", request.height, pixel_multiple());
+  check_size("width", request.width, pixel_multiple());
+  Conditions conditions = read_conditions(manifest, request);
+  const sampling::Guidance guidance = read_guidance(manifest, request);
+  const Plan plan = plan_steps(bundle_, request);
+  const sampling::SolverTable& table = plan.table;
+
+  Pixels pixels;
+  std::optional<std::int64_t> height = request.height, width = request.width;
+  if (!request.image.empty()) {
+    pixels = read_start(manifest, request, pixel_multiple(), conditions.batch);
+    height = pixels.shape[2];
+    width = pixels.shape[3];
+  }
+  const Shape shape = latents_shape(manifest, conditions.batch, height, width, request.num_frames);
+  std::map<std::string, std::string> owner;
+  bundle::bind_axes(*bundle_.component("denoiser").input("latents"), DType::float32, shape, conditions.sizes, owner);
+  if (request.noise) check_noise(*request.noise, shape);
+
+  Result result;
+  for (const auto& named : manifest.components) result.seconds[named.first] = 0.0;
+  result.seed = read_seeds(request.seed, conditions.batch);
+  sampling::NoiseSource source(result.seed);
+  const auto batch = static_cast<std::size_t>(shape[0]);
+  const auto size = static_cast<std::size_t>(bundle::elements(shape)), each = size / batch;
+
+  std::vector<float> clean;
+  if (!pixels.values.empty()) {
+    clean = encode(components_->pool("vae_encoder"), pixels, shape, source, result.seconds["vae_encoder"]);
+  }
+  std::vector<float> noise(size);
+  if (request.noise) {
+    noise = request.noise->values;
+  } else {
+    source.draw(noise.data(), batch, each);
+  }
+  const std::vector<float> start = first_sample(table, clean, noise);
+
+  BindingPool& denoiser = components_->pool("denoiser");
+  BindingPool* solver = denoiser.runner().device() == nullptr ? nullptr : components_->solver();
+  const Run run{manifest, table, plan.timestep_scale, conditions.tensors, guidance, shape, conditions.sizes};
+  result.latents.shape = shape;
+  {
+    const auto steps = open_steps(denoiser, solver, run, start.data());
+    for (std::size_t row = 0; row < table.rows.size(); ++row) {
+      steps->predict(row);
+      for (std::int64_t draw = 0; draw < table.rows[row].noise_draws; ++draw) source.draw(noise.data(), batch, each);
+      steps->advance(row, noise.data());
+      const std::int64_t step = table.rows[row].step;
+      if (row + 1 < table.rows.size() && table.rows[row + 1].step == step) continue;
+      const std::string count = std::to_string(step + 1) + " of " + std::to_string(table.num_steps);
+      steps->check(" after step " + count);
+      if (request.callback && !request.callback({step, table.num_steps, result.latents.shape, steps->latents()})) {
+        throw Cancelled("the callback cancelled after step " + count);
+      }
+    }
+    const float* latents = steps->latents();
+    result.latents.values.assign(latents, latents + size);
+    result.seconds["denoiser"] = steps->seconds();
+  }
+
+  if (request.output_type != OutputType::latent) {
+    const bool pictures = request.output_type == OutputType::picture;
+    std::int64_t made = 0;
+    decode(components_->pool("vae_decoder"), result.latents.values.data(), shape, manifest.latents.spatial_compression,
+           result.seconds["vae_decoder"],
+           [&](const float* planes, std::int64_t channels, std::int64_t rows, std::int64_t columns) {
+             if (pictures) {
+               result.images.push_back(to_picture(planes, channels, rows, columns));
+               return;
+             }
+             const std::int64_t area = rows * columns;
+             for (std::int64_t i = 0; i < area; ++i) {
+               for (std::int64_t c = 0; c < channels; ++c) result.array.values.push_back(planes[c * area + i]);
+             }
+             result.array.shape = {++made, rows, columns, channels};
+           });
+  }
+  result.seconds["total"] = since(started);
+  return result;
+}
+
+}  // namespace dit_deploy::runtime

@@ -1,0 +1,36 @@
+// VAE encode → sampling loop → VAE decode, over any backend; runtimes/pipeline.py.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "bundle/bundle.h"
+#include "dit_deploy/pipeline.hpp"
+#include "runtime/components.h"
+
+namespace dit_deploy::runtime {
+
+// What Pipeline is made of. It knows latents and names, no model family: sizes, conditions, guidance and units come
+// from the bundle's manifest, the sampler from a table.
+class Drawing {
+ public:
+  // `runners` replace components of the bundle, for tests.
+  Drawing(bundle::Bundle bundle, const Options& options, Runners runners = {});
+  Drawing(const Drawing&) = delete;
+  Drawing& operator=(const Drawing&) = delete;
+
+  Result generate(const Request& request);
+
+  const bundle::Bundle& bundle() const { return bundle_; }
+  const std::string& engine() const { return engine_; }
+  const std::string& engine_reason() const { return engine_reason_; }
+  std::int64_t pixel_multiple() const;
+
+ private:
+  const bundle::Bundle bundle_;
+  std::string engine_, engine_reason_;
+  std::unique_ptr<Components> components_;
+};
+
+}  // namespace dit_deploy::runtime

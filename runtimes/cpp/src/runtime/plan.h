@@ -1,0 +1,18 @@
+// Which steps a run takes: the scheduler's config held against what the manifest says of the denoiser; runtimes/plan.py.
+#pragma once
+
+#include "bundle/bundle.h"
+#include "dit_deploy/pipeline.hpp"
+#include "sampling/table.h"
+
+namespace dit_deploy::runtime {
+
+struct Plan {
+  sampling::SolverTable table;
+  double timestep_scale = 1;  // what the table's timesteps are multiplied by, to be in the unit that the denoiser takes
+};
+
+// Throws InputError where an argument is out of range, or the scheduler is none for this model.
+Plan plan_steps(const bundle::Bundle& bundle, const Request& request);
+
+}  // namespace dit_deploy::runtime
