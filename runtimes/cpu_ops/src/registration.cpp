@@ -108,10 +108,8 @@ std::vector<const CustomOp*> operators() {
 
 }  // namespace
 
-}  // namespace dit
-
-extern "C" __attribute__((visibility("default"))) void* RegisterCustomOps(void* options, const dit::ApiBase* base) {
-  using namespace dit;
+// Returns a status of ONNX Runtime, null where all went well.
+void* register_operators(void* options, const ApiBase* base) {
   const void* const* table = base->get_api(kApiVersion);
   if (table == nullptr) {
     const void* const* first = base->get_api(1);
@@ -133,3 +131,11 @@ extern "C" __attribute__((visibility("default"))) void* RegisterCustomOps(void* 
     return api.status(error.what());
   }
 }
+
+}  // namespace dit
+
+#if !defined(DIT_CPU_OPS_BUILT_IN)  // the C++ runtime calls it by its own name
+extern "C" __attribute__((visibility("default"))) void* RegisterCustomOps(void* options, const dit::ApiBase* base) {
+  return dit::register_operators(options, base);
+}
+#endif
