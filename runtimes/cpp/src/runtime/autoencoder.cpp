@@ -19,7 +19,7 @@ void timed(Binding& binding, double& seconds) {
   seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
 }
 
-const float* finite(const HostTensor* tensor, const std::string& name, const std::string& what) {
+const float* finite(const HostTensor* tensor, const std::string& name, const char* what) {
   const float* values = floats(tensor, name);
   check_finite(values, static_cast<std::size_t>(bundle::elements(tensor->shape)), what);
   return values;

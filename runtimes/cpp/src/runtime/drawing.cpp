@@ -7,6 +7,7 @@
 #include "runtime/arguments.h"
 #include "runtime/autoencoder.h"
 #include "runtime/choose.h"
+#include "runtime/finite.h"
 #include "runtime/images.h"
 #include "runtime/plan.h"
 #include "runtime/steps.h"
@@ -137,10 +138,9 @@ Result Drawing::generate(const Request& request) {
       steps->advance(row, noise.data());
       const std::int64_t step = table.rows[row].step;
       if (row + 1 < table.rows.size() && table.rows[row + 1].step == step) continue;
-      const std::string count = std::to_string(step + 1) + " of " + std::to_string(table.num_steps);
-      steps->check(" after step " + count);
+      steps->check(step);
       if (request.callback && !request.callback({step, table.num_steps, result.latents.shape, steps->latents()})) {
-        throw Cancelled("the callback cancelled after step " + count);
+        throw Cancelled("the callback cancelled " + after_step(step, table.num_steps));
       }
     }
     const float* latents = steps->latents();

@@ -57,7 +57,7 @@ void HostSteps::advance(std::size_t row, const float* noise) {
   state_.advance(row, prediction_, run_.table.rows[row].learned() ? variance_ : nullptr, noise);
 }
 
-void HostSteps::check(const std::string& when) { check_finite(state_.sample(), size_, "the latents hold", when); }
+void HostSteps::check(std::int64_t step) { check_latents(state_.sample(), size_, step, run_.table.num_steps); }
 
 HostSteps::Bound& HostSteps::bound(std::size_t copies) {
   Bound& one = bound_[copies - 1];

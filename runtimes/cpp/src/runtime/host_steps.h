@@ -19,7 +19,7 @@ class HostSteps final : public Steps {
 
   void predict(std::size_t row) override;
   void advance(std::size_t row, const float* noise) override;
-  void check(const std::string& when) override;
+  void check(std::int64_t step) override;
   const float* latents() override { return state_.sample(); }
   double seconds() const override { return seconds_; }
 

@@ -37,8 +37,8 @@ class Steps {
   virtual void predict(std::size_t row) = 0;
   // Applies the row; `noise` is the last draw of the row, nullptr where it has none.
   virtual void advance(std::size_t row, const float* noise) = 0;
-  // Throws NotFiniteError "… {when}; …" where the sample is not finite.
-  virtual void check(const std::string& when) = 0;
+  // Throws NotFiniteError where the sample is not finite after the inference step `step`, which counts from 0.
+  virtual void check(std::int64_t step) = 0;
   // The current sample, valid until the next call.
   virtual const float* latents() = 0;
   // Spent in the denoiser; where the update runs on the device too, in both.
