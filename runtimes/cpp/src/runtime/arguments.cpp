@@ -91,6 +91,12 @@ void refuse_unknown(const bundle::Component& denoiser, const std::map<std::strin
   }
 }
 
+std::string list_text(const Shape& shape) {
+  std::vector<std::string> parts;
+  for (const std::int64_t size : shape) parts.push_back(std::to_string(size));
+  return "[" + join(parts) + "]";
+}
+
 }  // namespace
 
 void check_size(const char* name, std::optional<std::int64_t> size, std::int64_t multiple) {
@@ -184,14 +190,13 @@ std::vector<std::uint64_t> read_seeds(const std::vector<std::uint64_t>& seed, st
 }
 
 void check_noise(const Array& noise, const Shape& shape) {
-  if (noise.shape != shape || noise.values.size() != static_cast<std::size_t>(bundle::elements(shape))) {
-    const auto text = [](const Shape& sizes) {
-      std::vector<std::string> parts;
-      for (const std::int64_t size : sizes) parts.push_back(std::to_string(size));
-      return "[" + join(parts) + "]";
-    };
-    throw InputError("noise: float32" + text(noise.shape) + " of " + std::to_string(noise.values.size()) +
-                     " values came, expected a float32 array of the latents' shape " + text(shape));
+  if (noise.shape != shape) {
+    throw InputError("noise: float32" + list_text(noise.shape) + " came, expected a float32 array of the latents' shape " +
+                     list_text(shape));
+  }
+  if (noise.values.size() != static_cast<std::size_t>(bundle::elements(shape))) {
+    throw InputError("noise: " + std::to_string(noise.values.size()) + " values came, expected " +
+                     std::to_string(bundle::elements(shape)) + " for the shape " + list_text(shape));
   }
   if (!all_finite(noise.values.data(), noise.values.size())) {
     throw InputError("noise: holds NaN or infinite values, expected finite ones");
