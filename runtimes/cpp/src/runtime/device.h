@@ -3,9 +3,9 @@
 #pragma once
 
 #include <cstddef>
-#include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "runtime/runner.h"
 
@@ -36,9 +36,10 @@ class Device {
 class DeviceBinding : public Binding {
  public:
   // The buffer that an input or output uses, allocated when first asked for.
-  virtual std::shared_ptr<Buffer> buffer(const std::string& name) = 0;
-  // Use this buffer from the next launch on; as large as its tensor at least.
-  virtual void attach(const std::string& name, std::shared_ptr<Buffer> buffer) = 0;
+  virtual std::shared_ptr<Buffer> buffer(std::string_view name) = 0;
+  // Use this buffer from the next launch on. Throws BackendError where it is smaller than its tensor, or there is no
+  // such tensor.
+  virtual void attach(std::string_view name, const std::shared_ptr<Buffer>& buffer) = 0;
   // Computes the outputs from the inputs on the device; it may still be computing when this returns.
   virtual void launch() = 0;
 };

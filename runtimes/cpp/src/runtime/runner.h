@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "bundle/manifest.h"
 
@@ -46,6 +47,8 @@ class Runner {
   virtual std::unique_ptr<Binding> bind(const Sizes& sizes) = 0;
   // Where the bindings' buffers are; nullptr for the host. With a device, bind() returns DeviceBindings (device.h).
   virtual Device* device() { return nullptr; }
+  // What a person would want to know and no run fails for: that there is no CUDA graph, and why.
+  virtual std::vector<std::string> warnings() const { return {}; }
 };
 
 // Keeps a runner's bindings, so that a second picture of a size allocates nothing.
