@@ -1,0 +1,92 @@
+// What tests/runtimes/cpp/golden.py wrote, read: where it is, and its requests as this library takes them.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <stdexcept>
+#include <string>
+
+#include "dit_deploy/pipeline.hpp"
+
+namespace dit_deploy::test {
+
+inline constexpr char kGoldenCommand[] = "python tests/runtimes/cpp/golden.py --all build/golden";
+inline constexpr int kGoldenVersion = 1;
+
+// The folder of golden files; nothing, with a visible note, where there is none.
+inline std::optional<std::filesystem::path> golden_folder() {
+  const char* folder = std::getenv("DIT_DEPLOY_GOLDEN");
+  if (folder != nullptr && *folder != '\0') return std::filesystem::path(folder);
+  MESSAGE("SKIPPED: it needs golden files; write them by `", kGoldenCommand, "` and set DIT_DEPLOY_GOLDEN=build/golden");
+  return std::nullopt;
+}
+
+// A JSON document of golden.py's; throws where it is absent, or of another format or version.
+inline nlohmann::json read_document(const std::filesystem::path& path, const std::string& format) {
+  const std::string again = "; write it by `" + std::string(kGoldenCommand) + "`";
+  std::ifstream stream(path);
+  if (!stream) throw std::runtime_error(path.string() + " is not there" + again);
+  const nlohmann::json document = nlohmann::json::parse(stream);
+  if (document.at("format") != format || document.at("version") != kGoldenVersion) {
+    throw std::runtime_error(path.string() + " is " + document.at("format").get<std::string>() + " version " +
+                             document.at("version").dump() + ", expected " + format + " version " +
+                             std::to_string(kGoldenVersion) + again);
+  }
+  return document;
+}
+
+// A number, or "nan" or "inf", which JSON has no numbers for.
+inline double read_number(const nlohmann::json& value) {
+  if (value == "nan") return std::numeric_limits<double>::quiet_NaN();
+  if (value == "inf") return std::numeric_limits<double>::infinity();
+  return value.get<double>();
+}
+
+// The request that golden.py wrote as JSON, but for "engine" and pictures. Throws for an argument that is not known here.
+inline Request read_request(const nlohmann::json& words) {
+  Request request;
+  for (const auto& [name, value] : words.items()) {
+    if (name == "class_labels") {
+      request.class_labels = value.get<std::vector<std::int64_t>>();
+    } else if (name == "seed") {
+      request.seed = value.is_array() ? value.get<std::vector<std::uint64_t>>()
+                                      : std::vector<std::uint64_t>{value.get<std::uint64_t>()};
+    } else if (name == "num_inference_steps") {
+      request.num_inference_steps = value.get<std::int64_t>();
+    } else if (name == "scheduler") {
+      request.scheduler = value.is_string() ? value.get<std::string>() : value.dump();
+    } else if (name == "eta") {
+      request.eta = read_number(value);
+    } else if (name == "guidance_scale") {
+      request.guidance_scale = read_number(value);
+    } else if (name == "guidance_channels") {
+      request.guidance_channels = value.is_null() ? 0 : value.get<std::int64_t>();
+    } else if (name == "guidance_interval") {
+      request.guidance_interval = {read_number(value.at(0)), read_number(value.at(1))};
+    } else if (name == "guidance_rescale") {
+      request.guidance_rescale = read_number(value);
+    } else if (name == "guidance_batched") {
+      request.guidance_batched = value.get<bool>();
+    } else if (name == "height") {
+      request.height = value.get<std::int64_t>();
+    } else if (name == "width") {
+      request.width = value.get<std::int64_t>();
+    } else if (name == "strength") {
+      request.strength = read_number(value);
+    } else if (name == "output_type" && value == "latent") {
+      request.output_type = OutputType::latent;
+    } else if (name != "engine" && name != "noise" && name != "image") {
+      throw std::runtime_error("golden.py wrote the argument " + name + ", which golden_files.h does not know yet");
+    }
+  }
+  return request;
+}
+
+}  // namespace dit_deploy::test

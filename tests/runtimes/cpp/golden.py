@@ -1,0 +1,349 @@
+"""Write the golden files that the C++ runtime's tests read: what the Python runtime draws, step by step.
+
+    python tests/runtimes/cpp/golden.py BUNDLE OUT [--cases NAME …]     # of any bundle
+    python tests/runtimes/cpp/golden.py --all build/golden              # of the demo, which is exported and built first
+
+A folder of golden files holds ``golden.json`` (format, version, the bundle's path and digest, the cases) and one
+``NAME.safetensors`` a case:
+
+    noise      float32, the first draw of the latents' shape
+    latents    float32 [steps, batch, …], after each step
+    array      float32 [batch, height, width, channels] in 0 … 1, where the bundle has a VAE decoder
+    pictures   uint8, the same rounded
+    image.0 …  uint8 [height, width, channels], the pictures to start from, where the case starts from some
+    given.latents, given.array, given.pictures
+               the same of a run that is given ``noise``; only where such a run differs: a sampler that draws more noise
+               meanwhile gets other draws then
+    metadata   ``format``, ``version``, ``request`` (JSON: the arguments of the call, and ``engine``)
+
+A case is a line of :data:`CASES`: its name, what a bundle must have for it, and the request. They are no files of the
+repository: kernels round as the machine at hand does, so each machine writes its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dit_deploy import Bundle, Pipeline
+from dit_deploy.errors import DitDeployError
+from dit_deploy.sampling import NoiseSource
+
+FORMAT, VERSION = "dit-deploy-golden", 1
+ROOT = Path(__file__).resolve().parents[3]
+MODEL = ROOT / "examples" / "fashion" / "model"
+#: The engines of the demo: name → how they are built. Calibration is short: scales decide no comparison with Python.
+ENGINES: dict[str, dict[str, Any]] = {
+    "fp32": {"precision": "fp32"},
+    "int8": {"precision": "int8"},
+    "int8-onnxruntime": {"precision": "int8", "kernels": "onnxruntime"},
+}
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the requests are made from."""
+
+    multiple: int  # pixels
+    height: int  # pixels, of the training
+    width: int
+    classes: int
+    channels: int  # of the latents
+
+    def picture(self, seed: int, rows: float = 1, columns: float = 1, channels: int = 3) -> NDArray[np.uint8]:
+        """Return a smooth picture with some noise on it, ``rows`` × ``columns`` times the training size."""
+        height, width = round(self.height * rows), round(self.width * columns)
+        slopes = np.linspace(0, 200, height)[:, None, None] + np.linspace(0, 40, width)[None, :, None]
+        speckles = np.random.default_rng(seed).integers(0, 16, (height, width, channels))
+        return (slopes + speckles).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One golden file: ``needs`` are words of :func:`features`."""
+
+    name: str
+    needs: tuple[str, ...]
+    request: Callable[[Model], dict[str, Any]]
+    engine: str = "onnx"
+
+
+def _but_one_channel(model: Model) -> int:
+    return model.channels - 1
+
+
+def _twice_as_high(model: Model) -> int:
+    return 2 * model.height
+
+
+def _a_little_wider(model: Model) -> int:
+    return model.width + model.multiple
+
+
+def _two_pictures(model: Model) -> list[NDArray[np.uint8]]:
+    return [model.picture(1, 1, 2), model.picture(2, 1, 2)]
+
+
+def _unlike_pictures(model: Model) -> list[NDArray[np.uint8]]:
+    return [model.picture(5, 0.7, 0.6, channels=4), model.picture(6, 3.1, 2.4, channels=1)]
+
+
+def _draw(*labels: int, steps: int, seed: int | list[int], **more: Any) -> Callable[[Model], dict[str, Any]]:
+    """Return what makes a request; what of ``more`` is a function is asked for its value with the model."""
+
+    def request(model: Model) -> dict[str, Any]:
+        chosen = {name: value(model) if callable(value) else value for name, value in more.items()}
+        return {
+            "class_labels": [label % model.classes for label in labels],
+            "num_inference_steps": steps,
+            "seed": seed,
+            **chosen,
+        }
+
+    return request
+
+
+_CLASSES = ("class_labels", "epsilon")
+_GUIDED = (*_CLASSES, "guidance")
+_VARIANCE = (*_GUIDED, "learned_range_variance")
+_IMAGE = (*_GUIDED, "vae_encoder")
+_LEARNED = {"_class_name": "DDPMScheduler", "variance_type": "learned_range", "clip_sample": False}
+_EACH = [13, 2**32 + 14, 2**63 + 15]
+
+#: A family adds its own here, a line each.
+CASES: tuple[Case, ...] = (
+    Case("ddim", _GUIDED, _draw(1, 7, steps=12, seed=0)),
+    Case("ddim-plain", _CLASSES, _draw(3, steps=10, seed=1, guidance_scale=1.0)),
+    Case("ddim-eta", _GUIDED, _draw(3, 4, steps=8, seed=2, scheduler="ddim", eta=0.7)),
+    Case("dpmsolver++", _GUIDED, _draw(2, 8, steps=10, seed=3, scheduler="dpmsolver++")),
+    Case("unipc", _GUIDED, _draw(5, 9, steps=10, seed=4, scheduler="unipc")),
+    Case("euler-ancestral", _GUIDED, _draw(0, 6, steps=10, seed=5, scheduler="euler-ancestral")),
+    Case("heun", _GUIDED, _draw(4, steps=6, seed=6, scheduler="HeunDiscreteScheduler")),
+    Case("learned-variance", _VARIANCE, _draw(1, 2, steps=12, seed=7, scheduler=_LEARNED)),
+    Case(
+        "learned-variance-apart",
+        _VARIANCE,
+        _draw(8, steps=8, seed=8, scheduler=_LEARNED, guidance_batched=False, guidance_channels=_but_one_channel),
+    ),
+    Case("guidance-apart", _GUIDED, _draw(1, 2, 3, steps=8, seed=9, guidance_batched=False)),
+    Case("guidance-channels", _GUIDED, _draw(5, steps=8, seed=10, guidance_channels=_but_one_channel)),
+    Case("guidance-all-channels", _GUIDED, _draw(5, steps=8, seed=10, guidance_channels=None, guidance_scale=2.5)),
+    Case("guidance-interval", _GUIDED, _draw(6, steps=10, seed=11, guidance_interval=[0.2, 0.7])),
+    Case("guidance-rescale", _GUIDED, _draw(7, 0, steps=8, seed=12, guidance_rescale=0.7, guidance_scale=6.0)),
+    Case("a-seed-each", _GUIDED, _draw(0, 1, 2, steps=8, seed=_EACH, scheduler="euler-ancestral")),
+    Case("high", _GUIDED, _draw(3, 9, steps=6, seed=16, height=_twice_as_high, width=_a_little_wider)),
+    Case("wide", _GUIDED, _draw(4, steps=6, seed=17, height=lambda m: m.multiple, width=lambda m: 3 * m.width)),
+    Case("image", _IMAGE, _draw(9, steps=12, seed=18, image=lambda m: [m.picture(0)], strength=0.6)),
+    Case("image-each", _IMAGE, _draw(7, 5, steps=10, seed=[19, 20], image=_two_pictures, scheduler="dpmsolver++")),
+    Case(
+        "image-for-all",
+        _IMAGE,
+        _draw(0, 5, 8, steps=10, seed=21, image=lambda m: [m.picture(3)], scheduler="euler-ancestral", strength=0.5),
+    ),
+    Case("image-rounded-down", _IMAGE, _draw(3, steps=6, seed=22, image=lambda m: [m.picture(4, 1.6, 2.3)])),
+    Case(
+        "image-of-other-sizes",
+        _IMAGE,
+        _draw(3, 8, steps=6, seed=23, image=_unlike_pictures, height=lambda m: m.height, width=_a_little_wider),
+    ),
+    *(
+        Case(
+            f"{engine}-{scheduler}",
+            (*_GUIDED, f"engine {engine}"),
+            _draw(1, 7, steps=10, seed=24, scheduler=scheduler),
+            engine,
+        )
+        for engine in ENGINES
+        for scheduler in ("ddim", "dpmsolver++", "unipc")
+    ),
+)
+
+
+def features(bundle: Bundle) -> set[str]:
+    """Return what cases may need: denoiser's inputs, components, prediction type, guidance, variance, engines."""
+    manifest = bundle.manifest
+    found = {*(spec.name for spec in manifest.components["denoiser"].inputs), *manifest.components}
+    found |= {manifest.prediction.type, *(f"engine {name}" for name in bundle.engine_names())}
+    if manifest.guidance.kind == "classifier_free":
+        found.add("guidance")
+    if manifest.prediction.learned_range_variance:
+        found.add("learned_range_variance")
+    return found
+
+
+def write_goldens(bundle: Bundle, out: Path, names: Sequence[str] = ()) -> list[str]:
+    """Write the golden files of every case that ``bundle`` has what it takes for, or of ``names``; return their names.
+
+    ``out`` is replaced where it is a folder of golden files.
+    """
+    unknown = [name for name in names if name not in {case.name for case in CASES}]
+    if unknown:
+        sys.exit(f"--cases {unknown[0]}: expected one of {', '.join(case.name for case in CASES)}")
+    has = features(bundle)
+    fitting = [case for case in CASES if has.issuperset(case.needs) and (not names or case.name in names)]
+    if not fitting:
+        sys.exit(f"{bundle.path}: no case fits it; add one to CASES in {Path(__file__).name}")
+    _empty(out)
+    pipelines: dict[str, Pipeline] = {}
+    for case in fitting:
+        # ONNX Runtime's kernels give the same values with any number of threads; that was measured, sizes to 128 × 96.
+        if case.engine not in pipelines:
+            pipelines[case.engine] = Pipeline(bundle, case.engine)
+        write_case(pipelines[case.engine], case, out / f"{case.name}.safetensors")
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "bundle": os.path.relpath(bundle.path, out),
+        "digest": bundle.digest,
+        "cases": [case.name for case in fitting],
+    }
+    (out / "golden.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return [case.name for case in fitting]
+
+
+def write_case(pipe: Pipeline, case: Case, path: Path) -> None:
+    """Run a case twice, from the seed and with the noise given, and write its file."""
+    from safetensors.numpy import save_file
+
+    request = case.request(_model(pipe))
+    arrays = _run(pipe, request)
+    arrays["noise"] = _first_draw(pipe, request, arrays["latents"].shape[1:])
+    given = _run(pipe, {**request, "noise": arrays["noise"]})
+    if not np.array_equal(given["latents"], arrays["latents"]):
+        arrays |= {f"given.{name}": array for name, array in given.items()}
+    arrays |= {f"image.{index}": picture for index, picture in enumerate(request.get("image", ()))}
+    words = {name: value for name, value in request.items() if name != "image"} | {"engine": case.engine}
+    metadata = {"format": FORMAT, "version": str(VERSION), "request": json.dumps(words)}
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata)
+
+
+def _run(pipe: Pipeline, request: dict[str, Any]) -> Arrays:
+    """Return ``latents`` of each step and, where there is a VAE decoder, ``array`` and ``pictures``."""
+    steps: list[NDArray[np.float32]] = []
+
+    def keep(_step: int, _steps: int, latents: NDArray[np.float32]) -> None:
+        steps.append(latents.copy())
+
+    if "image" in request:
+        pictures = [Image.fromarray(one[..., 0] if one.shape[-1] == 1 else one) for one in request["image"]]
+        request = {**request, "image": pictures}
+    decodes = "vae_decoder" in pipe.bundle.manifest.components
+    out = pipe(**request, callback=keep, output_type="numpy" if decodes else "latent")
+    arrays: Arrays = {"latents": np.stack(steps)}
+    if decodes:
+        arrays["array"] = np.asarray(out.images, np.float32)
+        arrays["pictures"] = (arrays["array"] * 255).round().astype(np.uint8)
+    return arrays
+
+
+def _first_draw(pipe: Pipeline, request: dict[str, Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the noise that a run begins with: the draw after the posterior's, where it starts from pictures."""
+    source = NoiseSource(request["seed"])
+    if "image" in request and any(spec.name == "std" for spec in pipe.bundle.component("vae_encoder").outputs):
+        source.draw(shape)
+    return source.draw(shape)
+
+
+def _model(pipe: Pipeline) -> Model:
+    manifest = pipe.bundle.manifest
+    latents, specs = manifest.latents, {spec.name: spec for spec in manifest.components["denoiser"].inputs}
+    null = manifest.guidance.unconditional.get("class_labels")
+    maximum = specs["class_labels"].maximum if "class_labels" in specs else None
+    classes = int(null if null is not None else (maximum or 0) + 1)
+    scale = latents.spatial_compression
+    return Model(pipe.pixel_multiple, latents.height * scale, latents.width * scale, max(classes, 1), latents.channels)
+
+
+def _empty(out: Path) -> None:
+    """Make ``out`` an empty folder; only golden files are ever removed."""
+    if out.exists() and any(out.iterdir()) and not (out / "golden.json").is_file():
+        sys.exit(f"{out} holds something else than golden files; name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    for file in [*out.glob("*.safetensors"), out / "golden.json"]:
+        file.unlink(missing_ok=True)
+
+
+def make_demo(folder: Path) -> Bundle:
+    """Export the trained demo into ``folder`` and build its engines, each where it is not there yet and the same."""
+    from dit_deploy.exporters import export
+    from dit_deploy.exporters.builders import CalibrationOptions, build_engine
+
+    path = folder / "fashion"
+    if path.is_dir():
+        try:
+            bundle = Bundle.open(path)
+        except DitDeployError:
+            shutil.rmtree(path)
+    if not path.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        bundle = export(MODEL, path)
+    short = CalibrationOptions(samples=4, evaluations=2, steps=4)
+    for name, options in ENGINES.items():
+        build_engine(bundle, name=name, check=False, calibration=short, **options)
+    return Bundle.open(path)
+
+
+def without_vae(bundle: Bundle, path: Path) -> Path:
+    """Write a copy of ``bundle`` at ``path`` that has a denoiser and nothing else, and return it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    shutil.copytree(bundle.path, path, ignore=shutil.ignore_patterns("engines", "parity", "vae_*", ".*"))
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    for name in ("vae_encoder", "vae_decoder"):
+        manifest["components"].pop(name, None)
+    manifest["files"] = {name: entry for name, entry in manifest["files"].items() if not name.startswith("vae_")}
+    data = json.dumps(manifest).encode()
+    (path / "manifest.json").write_bytes(data)
+    (path / "manifest.json.sha256").write_text(f"{hashlib.sha256(data).hexdigest()}  manifest.json\n", encoding="ascii")
+    return path
+
+
+def write_all(out: Path) -> None:
+    """Write everything that the C++ tests read into ``out``: bundles, golden files, messages."""
+    from refusals import write_refusals
+
+    bundle = make_demo(out / "bundles")
+    alone = without_vae(bundle, out / "bundles" / "fashion-denoiser")
+    for name, opened in (("fashion", bundle), ("fashion-denoiser", Bundle.open(alone))):
+        cases = write_goldens(opened, out / name, () if opened is bundle else ("ddim", "euler-ancestral"))
+        print(f"{out / name}: {len(cases)} cases")
+    count = write_refusals(out / "bundles", out / "refusals.json")
+    print(f"{out / 'refusals.json'}: {count} requests that are refused")
+
+
+def main(words: Iterable[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path, nargs="?", help="a bundle that `dit-deploy export` made")
+    parser.add_argument("out", type=Path, nargs="?", help="the folder of golden files to write")
+    parser.add_argument("--cases", nargs="+", default=(), metavar="NAME", help="only these")
+    parser.add_argument("--all", type=Path, metavar="OUT", help="the demo's, with what the other C++ tests read")
+    arguments = parser.parse_args(None if words is None else list(words))
+    if (arguments.all is None) == (arguments.out is None) or (arguments.all is not None and arguments.bundle):
+        parser.error("give BUNDLE and OUT, or --all OUT")
+    try:
+        if arguments.all is not None:
+            write_all(arguments.all)
+        else:
+            cases = write_goldens(Bundle.open(arguments.bundle), arguments.out, arguments.cases)
+            print(f"{arguments.out}: {len(cases)} cases")
+    except DitDeployError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
