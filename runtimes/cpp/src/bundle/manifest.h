@@ -25,6 +25,7 @@ struct Axis {
   std::optional<std::int64_t> maximum;
 
   bool operator==(const Axis& other) const;
+  bool operator!=(const Axis& other) const { return !(*this == other); }
 };
 
 // A fixed size, or a dynamic axis.
