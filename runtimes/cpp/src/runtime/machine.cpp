@@ -1,11 +1,10 @@
 #include "runtime/machine.h"
 
-#include <dlfcn.h>
-
 #include <tuple>
 
 #include "runtime/backends.h"
 #include "runtime/cpu_ops.h"
+#include "runtime/dynamic_library.h"
 #include "runtime/providers.h"
 
 #if defined(__x86_64__)
@@ -20,23 +19,21 @@ constexpr int kMajor = 75, kMinor = 76, kNoDevice = 100;
 
 using Found = std::pair<std::vector<std::string>, std::string>;
 
-// A function of the driver; it stays loaded, as CUDA cannot be started again in a process that unloaded it.
-template <typename Function>
-Function* function(void* driver, const char* name) {
-  return reinterpret_cast<Function*>(dlsym(driver, name));
-}
-
 }  // namespace
 
 Found gpu_compute_capabilities() {
-  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (driver == nullptr) return {{}, "no NVIDIA driver is installed"};
-  const auto init = function<int(unsigned)>(driver, "cuInit");
-  const auto get_count = function<int(int*)>(driver, "cuDeviceGetCount");
-  const auto get_device = function<int(int*, int)>(driver, "cuDeviceGet");
-  const auto get_attribute = function<int(int*, int, int)>(driver, "cuDeviceGetAttribute");
+#ifdef _WIN32
+  const DynamicLibrary driver("nvcuda.dll");
+#else
+  const DynamicLibrary driver("libcuda.so.1");
+#endif
+  if (!driver) return {{}, "no NVIDIA driver is installed"};
+  const auto init = driver.function<int (*)(unsigned)>("cuInit");
+  const auto get_count = driver.function<int (*)(int*)>("cuDeviceGetCount");
+  const auto get_device = driver.function<int (*)(int*, int)>("cuDeviceGet");
+  const auto get_attribute = driver.function<int (*)(int*, int, int)>("cuDeviceGetAttribute");
   if (init == nullptr || get_count == nullptr || get_device == nullptr || get_attribute == nullptr) {
-    return {{}, "libcuda.so.1 is no NVIDIA driver"};
+    return {{}, "its libcuda is no NVIDIA driver"};
   }
   int count = 0;
   int status = init(0);

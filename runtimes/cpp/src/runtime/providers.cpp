@@ -1,6 +1,7 @@
 #include "runtime/providers.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <mutex>
 #include <unordered_map>
 #include <utility>
@@ -115,7 +116,7 @@ void append(Ort::SessionOptions& options, const std::string& provider, ProviderO
 
 [[noreturn]] void does_not_start(const std::string& provider, const std::string& what, const std::string& why) {
   throw BackendError("ONNX Runtime: " + provider + " does not start on this machine, so " + what +
-                     " would run on the CPU; its libraries or its device are missing: " + why);
+                     " would run on the CPU; its libraries, its device or an option is at fault: " + why);
 }
 
 [[noreturn]] void no_such_provider(const std::string& provider, const std::vector<std::string>& available) {
@@ -176,6 +177,9 @@ std::shared_ptr<Ort::Session> open_session(const std::filesystem::path& model, c
     Ort::Session session;
   };
   onnxruntime_version();  // throws where nothing else of ONNX Runtime may be used
+  if (settings.threads < 0) {
+    throw InputError("threads: " + std::to_string(settings.threads) + " came, expected 0 for one a core, or more");
+  }
   try {
     auto shared = environment();
     Ort::SessionOptions options;

@@ -26,7 +26,8 @@ struct SessionSettings {
 
 // Opens a session, which keeps ONNX Runtime's environment alive as long as it lives itself. `what` is what the model is
 // called in a message: "model.onnx of denoiser". Throws BackendError where a provider is not in this ONNX Runtime or does
-// not start, so that the model would run on the CPU, or ONNX Runtime refuses the model.
+// not start, so that the model would run on the CPU, or ONNX Runtime refuses the model; InputError for fewer than 0
+// threads.
 std::shared_ptr<Ort::Session> open_session(const std::filesystem::path& model, const SessionSettings& settings,
                                            const std::string& what);
 
