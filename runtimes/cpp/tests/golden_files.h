@@ -1,30 +1,28 @@
 // What tests/runtimes/cpp/golden.py wrote, read: where it is, and its requests as this library takes them.
 #pragma once
 
-#include <doctest/doctest.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <stdexcept>
 #include <string>
 
 #include "dit_deploy/pipeline.hpp"
+#include "skip.h"
 
-namespace dit_deploy::test {
+namespace dit_deploy::tests {
 
 inline constexpr char kGoldenCommand[] = "python tests/runtimes/cpp/golden.py --all build/golden";
 inline constexpr int kGoldenVersion = 1;
 
-// The folder of golden files; nothing, with a visible note, where there is none.
+// The folder of golden files; nothing, with a visible skip, where there is none.
 inline std::optional<std::filesystem::path> golden_folder() {
   const char* folder = std::getenv("DIT_DEPLOY_GOLDEN");
   if (folder != nullptr && *folder != '\0') return std::filesystem::path(folder);
-  MESSAGE("SKIPPED: it needs golden files; write them by `", kGoldenCommand, "` and set DIT_DEPLOY_GOLDEN=build/golden");
+  skip(std::string("no golden files: run `") + kGoldenCommand + "`, and set DIT_DEPLOY_GOLDEN to that folder");
   return std::nullopt;
 }
 
@@ -89,4 +87,4 @@ inline Request read_request(const nlohmann::json& words) {
   return request;
 }
 
-}  // namespace dit_deploy::test
+}  // namespace dit_deploy::tests

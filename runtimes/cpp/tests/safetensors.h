@@ -15,7 +15,7 @@
 #include <type_traits>
 #include <vector>
 
-namespace dit_deploy::test {
+namespace dit_deploy::tests {
 
 struct SafeTensor {
   std::string dtype;  // "F32", "U8", "I64", …
@@ -109,4 +109,4 @@ inline SafeTensors read_safetensors(const std::filesystem::path& path) {
   }
 }
 
-}  // namespace dit_deploy::test
+}  // namespace dit_deploy::tests

@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-using dit_deploy::test::parse_safetensors;
+using dit_deploy::tests::parse_safetensors;
 
 namespace {
 
