@@ -196,6 +196,31 @@ TEST_CASE("a plugin whose library does not load") {
         "ONNX Runtime: OtherExecutionProvider is a plugin here, and runs beside the CPU's provider only");
 }
 
+TEST_CASE("a plugin is registered once for all sessions, gets its options, and fails the session that it fails in") {
+  const Folder folder;
+  const auto model = folder.model();
+  const std::string name = "DitDeployTestExecutionProvider";
+  const SessionSettings given = settings(name, DIT_DEPLOY_TEST_PLUGIN);
+  for (int round = 0; round < 3; ++round) {  // in an environment of its own each
+    const auto one = open_session(model, given, "model"), other = open_session(model, given, "model");
+    CHECK(negates(*one));
+    CHECK(negates(*other));
+    SessionSettings failing = given;
+    failing.provider_options["fail"] = "no such luck";
+    CHECK(refused(model, failing) == "ONNX Runtime refuses model.onnx of denoiser: no such luck");
+    CHECK(refused(model, settings(name, "/elsewhere.so")) ==
+          "ONNX Runtime: " + name + " came from " DIT_DEPLOY_TEST_PLUGIN " before, and not from /elsewhere.so; a process has "
+          "one library for a provider");
+  }
+}
+
+TEST_CASE("a plugin without a device of its kind") {
+  const Folder folder;
+  // The library is another provider's, so that nothing of the name that was asked for appears.
+  CHECK(refused(folder.model(), settings("NvTensorRTRTXExecutionProvider", DIT_DEPLOY_TEST_PLUGIN)) ==
+        "ONNX Runtime: NvTensorRTRTXExecutionProvider finds no GPU that it could run on");
+}
+
 TEST_CASE("a provider of ONNX Runtime's own is appended by its name, with its options") {
   const Folder folder;
   const std::string name = "AzureExecutionProvider";  // in the package for CPUs, where it takes no node of this graph

@@ -1,0 +1,67 @@
+#include <doctest/doctest.h>
+
+#include <array>
+#include <filesystem>
+#include <optional>
+
+#include "c_api_client.h"
+#include "dit_deploy.h"
+#include "golden_files.h"
+
+namespace dit_deploy::tests {
+namespace {
+
+// A bundle that golden.py wrote goldens of.
+std::optional<std::filesystem::path> golden_bundle() {
+  const auto folder = golden_folder();
+  if (!folder) return std::nullopt;
+  std::filesystem::path place = *folder;
+  if (!std::filesystem::exists(place / "golden.json")) {
+    for (const auto& entry : std::filesystem::directory_iterator(*folder)) {
+      if (std::filesystem::exists(entry.path() / "golden.json")) place = entry.path();
+    }
+  }
+  return place / read_document(place / "golden.json", "dit-deploy-golden").at("bundle").get<std::string>();
+}
+
+int throws(int64_t, int64_t, const float*, const int64_t*, std::size_t, void*) { throw 7; }
+
+}  // namespace
+
+TEST_CASE("a program in C gets a status and a line for whatever it does wrong") {
+  std::array<char, kScratch> scratch{};
+  const char* wrong = client_without_a_bundle(scratch.data());
+  CHECK_MESSAGE(wrong == nullptr, wrong);
+}
+
+TEST_CASE("a program in C draws") {
+  const auto bundle = golden_bundle();
+  if (!bundle) return;
+  std::array<char, kScratch> scratch{};
+  const char* wrong = client_with_a_bundle(bundle->u8string().c_str(), scratch.data());
+  CHECK_MESSAGE(wrong == nullptr, wrong);
+}
+
+TEST_CASE("a callback that throws ends the run, and nothing else") {
+  const auto bundle = golden_bundle();
+  if (!bundle) return;
+  char* error = nullptr;
+  dit_deploy_pipeline* pipeline = nullptr;
+  dit_deploy_result* result = nullptr;
+  dit_deploy_request* request = dit_deploy_request_create();
+  REQUIRE(dit_deploy_open(bundle->u8string().c_str(), nullptr, &pipeline, &error) == DIT_DEPLOY_OK);
+  CHECK(dit_deploy_request_set_integer(request, "class_labels", 1, &error) == DIT_DEPLOY_OK);
+  CHECK(dit_deploy_request_set_integer(request, "num_inference_steps", 2, &error) == DIT_DEPLOY_OK);
+  CHECK(dit_deploy_request_set_callback(request, throws, nullptr, &error) == DIT_DEPLOY_OK);
+  CHECK(dit_deploy_generate(pipeline, request, &result, &error) == DIT_DEPLOY_ERROR);
+  CHECK(std::string(error) == "the callback threw something that is no exception");
+  CHECK(result == nullptr);
+  dit_deploy_string_free(error);
+  CHECK(dit_deploy_request_set_callback(request, nullptr, nullptr, &error) == DIT_DEPLOY_OK);
+  CHECK(dit_deploy_generate(pipeline, request, &result, &error) == DIT_DEPLOY_OK);
+  dit_deploy_result_free(result);
+  dit_deploy_request_free(request);
+  dit_deploy_close(pipeline);
+}
+
+}  // namespace dit_deploy::tests
