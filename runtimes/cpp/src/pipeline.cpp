@@ -69,6 +69,8 @@ const std::map<std::int64_t, std::string>& Pipeline::labels() const {
   return impl_->drawing.bundle().manifest().labels;
 }
 
+std::vector<std::string> Pipeline::warnings() const { return impl_->drawing.warnings(); }
+
 std::vector<std::string> verify(const std::filesystem::path& path) {
   return guarded("verifying the bundle", [&] { return bundle::verify(path); });
 }

@@ -167,6 +167,8 @@ class DIT_DEPLOY_API Pipeline {
   std::int64_t pixel_multiple() const;
   // Class index → its name, where the source has names.
   const std::map<std::int64_t, std::string>& labels() const;
+  // What a person would want to know and no run fails for, a line each: that there is no CUDA graph, and why.
+  std::vector<std::string> warnings() const;
 
  private:
   struct Impl;

@@ -8,6 +8,21 @@
 #include "runtime/machine.h"
 
 namespace dit_deploy::runtime {
+namespace {
+
+// engines/.cache, where backends keep what makes them faster next time; empty where it cannot be made, or leads out of
+// the bundle. Nothing in it is recorded or needed.
+std::filesystem::path cache_folder(const std::filesystem::path& bundle) {
+  std::error_code error;
+  const std::filesystem::path folder = bundle / "engines" / ".cache";
+  std::filesystem::create_directories(folder, error);
+  if (error) return {};
+  const auto real = std::filesystem::canonical(folder, error), root = std::filesystem::canonical(bundle, error);
+  if (error || std::mismatch(root.begin(), root.end(), real.begin(), real.end()).first != root.end()) return {};
+  return folder;
+}
+
+}  // namespace
 
 Components::Components(const bundle::Bundle& bundle, std::optional<bundle::Engine> engine, Options options, Runners runners)
     : bundle_(bundle), engine_(std::move(engine)), options_(std::move(options)), runners_(std::move(runners)) {
@@ -36,6 +51,16 @@ BindingPool* Components::solver() {
     }
   }
   return slot.pool.get();
+}
+
+std::vector<std::string> Components::warnings() {
+  std::vector<std::string> all;
+  for (auto& named : slots_) {
+    const std::lock_guard<std::mutex> lock(named.second.mutex);
+    if (!named.second.pool) continue;
+    for (std::string& warning : named.second.pool->runner().warnings()) all.push_back(std::move(warning));
+  }
+  return all;
 }
 
 std::unique_ptr<Runner> Components::load(const std::string& name) {
@@ -78,7 +103,7 @@ std::unique_ptr<Runner> Components::load_from(const std::string& name, const Com
     weights = engine_->recorded(graph);
   }
   return open_tensorrt(engine_->file(name), component, record.backend == "tensorrt" ? "tensorrt" : "tensorrt-rtx",
-                       built.profiles, weights);
+                       built.profiles, weights, cache_folder(bundle_.path()), cuda_graphs);
 }
 
 std::unique_ptr<Runner> Components::open_graph(const std::filesystem::path& path, const Component& component,

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bundle/bundle.h"
 #include "dit_deploy/pipeline.hpp"
@@ -29,6 +30,8 @@ class Components {
   BindingPool& pool(const std::string& name);
   // nullptr where there is no solver graph, as with the plain graphs.
   BindingPool* solver();
+  // Of all runners that are loaded: what a person would want to know and no run fails for.
+  std::vector<std::string> warnings();
 
  private:
   struct Slot {

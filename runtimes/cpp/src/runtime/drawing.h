@@ -26,6 +26,7 @@ class Drawing {
   const std::string& engine() const { return engine_; }
   const std::string& engine_reason() const { return engine_reason_; }
   std::int64_t pixel_multiple() const;
+  std::vector<std::string> warnings() const { return components_->warnings(); }
 
  private:
   const bundle::Bundle bundle_;
