@@ -5,12 +5,12 @@
  *
  *   int main(void) {
  *     const int64_t labels[] = {207, 360};
- *     const uint8_t *pixels = NULL;
+ *     const uint8_t* pixels = NULL;
  *     int64_t height = 0, width = 0, channels = 0;
- *     char *error = NULL;
- *     dit_deploy_pipeline *pipeline = NULL;
- *     dit_deploy_result *result = NULL;
- *     dit_deploy_request *request = dit_deploy_request_create();
+ *     char* error = NULL;
+ *     dit_deploy_pipeline* pipeline = NULL;
+ *     dit_deploy_result* result = NULL;
+ *     dit_deploy_request* request = dit_deploy_request_create();
  *     dit_deploy_status status = dit_deploy_open("my-model", NULL, &pipeline, &error);
  *
  *     if (!status) status = dit_deploy_request_set_integers(request, "class_labels", labels, 2, &error);
@@ -28,8 +28,8 @@
  *     return (int)status;
  *   }
  *
- * Every function that can fail returns a status, and writes one readable line to *error where it is not
- * DIT_DEPLOY_OK: free it with dit_deploy_string_free. `error` may be NULL. Nothing is thrown, and nothing is global: what
+ * Every function that can fail returns a status, and writes one readable line to *error where it is not DIT_DEPLOY_OK,
+ * else NULL: free it with dit_deploy_string_free. `error` may be NULL. Nothing is thrown, and nothing is global: what
  * belongs to one call is in its arguments.
  *
  * Texts are UTF-8 and end in a zero byte. What is given to a function is copied; what a function gives belongs to its
@@ -79,53 +79,53 @@ typedef struct dit_deploy_request dit_deploy_request;
 typedef struct dit_deploy_result dit_deploy_result;
 
 /* Of this library: "0.1.0". */
-DIT_DEPLOY_API const char *dit_deploy_version(void);
+DIT_DEPLOY_API const char* dit_deploy_version(void);
 
 /* Frees an error, or the report of dit_deploy_verify. */
-DIT_DEPLOY_API void dit_deploy_string_free(char *string);
+DIT_DEPLOY_API void dit_deploy_string_free(char* string);
 
 /* ---- Options: how a bundle is opened ---- */
 
 /* All options have their defaults. NULL where there is no memory. */
-DIT_DEPLOY_API dit_deploy_options *dit_deploy_options_create(void);
-DIT_DEPLOY_API void dit_deploy_options_free(dit_deploy_options *options);
+DIT_DEPLOY_API dit_deploy_options* dit_deploy_options_create(void);
+DIT_DEPLOY_API void dit_deploy_options_free(dit_deploy_options* options);
 
 /* "onnx" for the plain graphs, an engine's name, or "auto" (the default) for the best that this machine runs. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_engine(dit_deploy_options *options, const char *engine,
-                                                               char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_engine(dit_deploy_options* options, const char* engine,
+                                                               char** error);
 /* Threads within an operator; 0, the default, is one a core. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_threads(dit_deploy_options *options, int threads, char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_threads(dit_deploy_options* options, int threads, char** error);
 /* The library of one of ONNX Runtime's plugin execution providers: "NvTensorRTRTXExecutionProvider" and its path. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_provider_library(dit_deploy_options *options,
-                                                                         const char *provider, const char *path,
-                                                                         char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_provider_library(dit_deploy_options* options,
+                                                                         const char* provider, const char* path,
+                                                                         char** error);
 /* An option of the chosen engine's provider, as ONNX Runtime takes it: "device_id", "1". */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_provider_option(dit_deploy_options *options, const char *name,
-                                                                        const char *value, char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_provider_option(dit_deploy_options* options, const char* name,
+                                                                        const char* value, char** error);
 
 /* ---- The pipeline: an opened bundle with its denoiser loaded ---- */
 
 /* Opens a bundle, a folder. `options` may be NULL. *pipeline is to be closed; NULL where the status is not OK. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_open(const char *path, const dit_deploy_options *options,
-                                                 dit_deploy_pipeline **pipeline, char **error);
-DIT_DEPLOY_API void dit_deploy_close(dit_deploy_pipeline *pipeline);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_open(const char* path, const dit_deploy_options* options,
+                                                 dit_deploy_pipeline** pipeline, char** error);
+DIT_DEPLOY_API void dit_deploy_close(dit_deploy_pipeline* pipeline);
 
 /* The name of what runs ("onnx" for the plain graphs), and in one line why. NULL for no pipeline. */
-DIT_DEPLOY_API const char *dit_deploy_engine(const dit_deploy_pipeline *pipeline);
-DIT_DEPLOY_API const char *dit_deploy_engine_reason(const dit_deploy_pipeline *pipeline);
+DIT_DEPLOY_API const char* dit_deploy_engine(const dit_deploy_pipeline* pipeline);
+DIT_DEPLOY_API const char* dit_deploy_engine_reason(const dit_deploy_pipeline* pipeline);
 /* Heights and widths are multiples of this many pixels. 0 for no pipeline. */
-DIT_DEPLOY_API int64_t dit_deploy_pixel_multiple(const dit_deploy_pipeline *pipeline);
+DIT_DEPLOY_API int64_t dit_deploy_pixel_multiple(const dit_deploy_pipeline* pipeline);
 
 /* How many classes have names; and the class index and name of one of them, `position` from 0, by rising index. */
-DIT_DEPLOY_API size_t dit_deploy_label_count(const dit_deploy_pipeline *pipeline);
-DIT_DEPLOY_API dit_deploy_status dit_deploy_label(const dit_deploy_pipeline *pipeline, size_t position,
-                                                  int64_t *class_index, const char **name, char **error);
+DIT_DEPLOY_API size_t dit_deploy_label_count(const dit_deploy_pipeline* pipeline);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_label(const dit_deploy_pipeline* pipeline, size_t position,
+                                                  int64_t* class_index, const char** name, char** error);
 
 /* ---- A request: what to draw; one may serve many runs ---- */
 
 /* Nothing is set: all is at its default. NULL where there is no memory. */
-DIT_DEPLOY_API dit_deploy_request *dit_deploy_request_create(void);
-DIT_DEPLOY_API void dit_deploy_request_free(dit_deploy_request *request);
+DIT_DEPLOY_API dit_deploy_request* dit_deploy_request_create(void);
+DIT_DEPLOY_API void dit_deploy_request_free(dit_deploy_request* request);
 
 /* One whole number:
  *   "class_labels", "seed"                for one picture, or a seed for all
@@ -134,89 +134,91 @@ DIT_DEPLOY_API void dit_deploy_request_free(dit_deploy_request *request);
  *   "guidance_batched"                    1: both halves in one call of the denoiser; 0: in two, with half the memory
  *   "height", "width", "num_frames"       pixels, multiples of dit_deploy_pixel_multiple; frames
  */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_integer(dit_deploy_request *request, const char *name,
-                                                                int64_t value, char **error);
-/* Several: "class_labels", one a picture, or "seed", one for all or one a picture. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_integers(dit_deploy_request *request, const char *name,
-                                                                 const int64_t *values, size_t count, char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_integer(dit_deploy_request* request, const char* name,
+                                                                int64_t value, char** error);
+/* Several: "class_labels", one a picture, or "seed", one for all or one a picture. None (count 0) is the default
+ * again, as with the functions that follow. */
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_integers(dit_deploy_request* request, const char* name,
+                                                                 const int64_t* values, size_t count, char** error);
 /* "seed" over the whole range of 64 bits, which int64_t does not reach. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_seeds(dit_deploy_request *request, const uint64_t *seeds,
-                                                              size_t count, char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_seeds(dit_deploy_request* request, const uint64_t* seeds,
+                                                              size_t count, char** error);
 /* "guidance_scale", "guidance_rescale", "eta" or "strength". */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_number(dit_deploy_request *request, const char *name,
-                                                               double value, char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_number(dit_deploy_request* request, const char* name,
+                                                               double value, char** error);
 /* Guide only in this part of the steps, as fractions. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_guidance_interval(dit_deploy_request *request, double begin,
-                                                                          double end, char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_guidance_interval(dit_deploy_request* request, double begin,
+                                                                          double end, char** error);
 /* One text:
  *   "prompt", "negative_prompt"   for one picture
  *   "scheduler"                   a diffusers scheduler's name, or its config as JSON
  *   "output_type"                 "picture" (the default), "array" or "latent"
  */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_text(dit_deploy_request *request, const char *name,
-                                                             const char *value, char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_text(dit_deploy_request* request, const char* name,
+                                                             const char* value, char** error);
 /* Several: "prompt" or "negative_prompt". */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_texts(dit_deploy_request *request, const char *name,
-                                                              const char *const *values, size_t count, char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_texts(dit_deploy_request* request, const char* name,
+                                                              const char* const* values, size_t count, char** error);
 /* Another input of the denoiser by its name, row-major, shape[0] the batch; `size` is that of `data` in bytes. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_condition(dit_deploy_request *request, const char *name,
-                                                                  dit_deploy_dtype dtype, const int64_t *shape,
-                                                                  size_t rank, const void *data, size_t size,
-                                                                  char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_condition(dit_deploy_request* request, const char* name,
+                                                                  dit_deploy_dtype dtype, const int64_t* shape,
+                                                                  size_t rank, const void* data, size_t size,
+                                                                  char** error);
 /* The same for the unguided half, where it is not a constant of the bundle. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_unconditional(dit_deploy_request *request, const char *name,
-                                                                      dit_deploy_dtype dtype, const int64_t *shape,
-                                                                      size_t rank, const void *data, size_t size,
-                                                                      char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_unconditional(dit_deploy_request* request, const char* name,
+                                                                      dit_deploy_dtype dtype, const int64_t* shape,
+                                                                      size_t rank, const void* data, size_t size,
+                                                                      char** error);
 /* `count` numbers of the latents' shape, instead of the seed's first draw. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_noise(dit_deploy_request *request, const int64_t *shape,
-                                                              size_t rank, const float *values, size_t count,
-                                                              char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_noise(dit_deploy_request* request, const int64_t* shape,
+                                                              size_t rank, const float* values, size_t count,
+                                                              char** error);
 /* Adds a picture to start from: one for all, or one a sample. 8 bits, row by row from the top, channels interleaved;
  * `size` is that of `pixels` in bytes, height × width × channels. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_request_add_image(dit_deploy_request *request, int64_t height, int64_t width,
-                                                              int64_t channels, const uint8_t *pixels, size_t size,
-                                                              char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_add_image(dit_deploy_request* request, int64_t height,
+                                                              int64_t width, int64_t channels, const uint8_t* pixels,
+                                                              size_t size, char** error);
 
 /* Called after each of `count` steps, on the thread that draws. The latents are valid during the call. Returns 0 to
  * stop, so that the run ends with DIT_DEPLOY_CANCELLED, and anything else to go on. */
-typedef int (*dit_deploy_callback)(int64_t index, int64_t count, const float *latents, const int64_t *shape, size_t rank,
-                                   void *user);
+typedef int (*dit_deploy_callback)(int64_t index, int64_t count, const float* latents, const int64_t* shape,
+                                   size_t rank, void* user);
 /* `user` is handed on to the callback; NULL takes the callback away. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_callback(dit_deploy_request *request,
-                                                                 dit_deploy_callback callback, void *user, char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_callback(dit_deploy_request* request,
+                                                                 dit_deploy_callback callback, void* user,
+                                                                 char** error);
 
 /* ---- A run and its result ---- */
 
 /* Draws. *result is to be freed; NULL where the status is not OK. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_generate(const dit_deploy_pipeline *pipeline,
-                                                     const dit_deploy_request *request, dit_deploy_result **result,
-                                                     char **error);
-DIT_DEPLOY_API void dit_deploy_result_free(dit_deploy_result *result);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_generate(const dit_deploy_pipeline* pipeline,
+                                                     const dit_deploy_request* request, dit_deploy_result** result,
+                                                     char** error);
+DIT_DEPLOY_API void dit_deploy_result_free(dit_deploy_result* result);
 
 /* How many pictures there are; none for another output type than "picture". */
-DIT_DEPLOY_API size_t dit_deploy_result_image_count(const dit_deploy_result *result);
+DIT_DEPLOY_API size_t dit_deploy_result_image_count(const dit_deploy_result* result);
 /* One of them: height × width × channels bytes. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_result_image(const dit_deploy_result *result, size_t index,
-                                                         const uint8_t **pixels, int64_t *height, int64_t *width,
-                                                         int64_t *channels, char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_result_image(const dit_deploy_result* result, size_t index,
+                                                         const uint8_t** pixels, int64_t* height, int64_t* width,
+                                                         int64_t* channels, char** error);
 /* "latents" [batch, channels, (frames,) height, width], before decoding; or "array" [batch, height, width, channels] in
  * 0 … 1, for that output type, else of rank 0. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_result_array(const dit_deploy_result *result, const char *name,
-                                                         const float **values, const int64_t **shape, size_t *rank,
-                                                         char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_result_array(const dit_deploy_result* result, const char* name,
+                                                         const float** values, const int64_t** shape, size_t* rank,
+                                                         char** error);
 /* What was asked for, or the random seed that was drawn. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_result_seeds(const dit_deploy_result *result, const uint64_t **seeds,
-                                                         size_t *count, char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_result_seeds(const dit_deploy_result* result, const uint64_t** seeds,
+                                                         size_t* count, char** error);
 /* Wall time of "vae_encoder", "denoiser", "vae_decoder" or "total". */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_result_seconds(const dit_deploy_result *result, const char *name,
-                                                           double *seconds, char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_result_seconds(const dit_deploy_result* result, const char* name,
+                                                           double* seconds, char** error);
 
 /* ---- Checking a bundle ---- */
 
 /* Hashes every recorded file of a bundle and its engines. *report is what is wrong, one line each, empty where all is
  * well; free it with dit_deploy_string_free. */
-DIT_DEPLOY_API dit_deploy_status dit_deploy_verify(const char *path, char **report, char **error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_verify(const char* path, char** report, char** error);
 
 #ifdef __cplusplus
 }

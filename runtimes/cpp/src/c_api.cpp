@@ -102,7 +102,8 @@ std::size_t bytes_of(const std::vector<std::int64_t>& shape, std::size_t element
 }
 
 DType dtype_of(dit_deploy_dtype dtype, const std::string& name) {
-  constexpr DType kDTypes[] = {DType::float32, DType::float16, DType::bfloat16, DType::int64, DType::int32, DType::boolean};
+  constexpr DType kDTypes[] = {DType::float32, DType::float16, DType::bfloat16,
+                               DType::int64,   DType::int32,   DType::boolean};
   const auto place = static_cast<std::int64_t>(dtype);
   if (place < 0 || place >= static_cast<std::int64_t>(std::size(kDTypes))) {
     throw InputError(name + ": dtype " + std::to_string(place) + " came, expected one of dit_deploy_dtype");
@@ -110,9 +111,9 @@ DType dtype_of(dit_deploy_dtype dtype, const std::string& name) {
   return kDTypes[place];
 }
 
-dit_deploy_status set_tensor(dit_deploy_request* request, std::map<std::string, Tensor> Request::*field, const char* name,
-                             dit_deploy_dtype dtype, const int64_t* shape, size_t rank, const void* data, size_t size,
-                             char** error) {
+dit_deploy_status set_tensor(dit_deploy_request* request, std::map<std::string, Tensor> Request::* field,
+                             const char* name, dit_deploy_dtype dtype, const int64_t* shape, size_t rank,
+                             const void* data, size_t size, char** error) {
   return guarded(error, [&] {
     Request& value = checked(request, "request").value;
     const std::string key = text_of(name, "name");
@@ -122,8 +123,8 @@ dit_deploy_status set_tensor(dit_deploy_request* request, std::map<std::string, 
     tensor.shape = values_of(shape, rank, "shape");
     const std::size_t expected = bytes_of(tensor.shape, bundle::dtype_size(tensor.dtype), shown);
     if (size != expected) {
-      throw InputError(shown + ": " + std::to_string(size) + " bytes came, expected " + std::to_string(expected) + " for " +
-                       bundle::shape_text(tensor.shape) + " of " + bundle::dtype_name(tensor.dtype));
+      throw InputError(shown + ": " + std::to_string(size) + " bytes came, expected " + std::to_string(expected) +
+                       " for " + bundle::shape_text(tensor.shape) + " of " + bundle::dtype_name(tensor.dtype));
     }
     tensor.data = values_of(static_cast<const std::byte*>(data), size, "data");
     (value.*field)[key] = std::move(tensor);
@@ -157,7 +158,8 @@ void set_integer(Request& request, const std::string& name, std::int64_t value) 
   } else if (name == "guidance_channels") {
     request.guidance_channels = value;
   } else if (name == "guidance_batched") {
-    if (value != 0 && value != 1) throw InputError("guidance_batched: " + std::to_string(value) + " came, expected 0 or 1");
+    if (value != 0 && value != 1)
+      throw InputError("guidance_batched: " + std::to_string(value) + " came, expected 0 or 1");
     request.guidance_batched = value == 1;
   } else if (name == "height") {
     request.height = value;
@@ -166,8 +168,9 @@ void set_integer(Request& request, const std::string& name, std::int64_t value) 
   } else if (name == "num_frames") {
     request.num_frames = value;
   } else {
-    no_such_name(name, "class_labels, seed, num_inference_steps, guidance_channels, guidance_batched, height, width or "
-                       "num_frames");
+    no_such_name(name,
+                 "class_labels, seed, num_inference_steps, guidance_channels, guidance_batched, height, width or "
+                 "num_frames");
   }
 }
 
@@ -239,8 +242,8 @@ dit_deploy_status dit_deploy_options_set_provider_library(dit_deploy_options* op
   });
 }
 
-dit_deploy_status dit_deploy_options_set_provider_option(dit_deploy_options* options, const char* name, const char* value,
-                                                         char** error) {
+dit_deploy_status dit_deploy_options_set_provider_option(dit_deploy_options* options, const char* name,
+                                                         const char* value, char** error) {
   return guarded(error, [&] {
     checked(options, "options").value.provider_options[text_of(name, "name")] = text_of(value, "value");
   });
@@ -307,7 +310,8 @@ dit_deploy_status dit_deploy_request_set_seeds(dit_deploy_request* request, cons
   return guarded(error, [&] { checked(request, "request").value.seed = values_of(seeds, count, "seeds"); });
 }
 
-dit_deploy_status dit_deploy_request_set_number(dit_deploy_request* request, const char* name, double value, char** error) {
+dit_deploy_status dit_deploy_request_set_number(dit_deploy_request* request, const char* name, double value,
+                                                char** error) {
   return guarded(error, [&] { set_number(checked(request, "request").value, text_of(name, "name"), value); });
 }
 
@@ -331,9 +335,9 @@ dit_deploy_status dit_deploy_request_set_texts(dit_deploy_request* request, cons
   });
 }
 
-dit_deploy_status dit_deploy_request_set_condition(dit_deploy_request* request, const char* name, dit_deploy_dtype dtype,
-                                                   const int64_t* shape, size_t rank, const void* data, size_t size,
-                                                   char** error) {
+dit_deploy_status dit_deploy_request_set_condition(dit_deploy_request* request, const char* name,
+                                                   dit_deploy_dtype dtype, const int64_t* shape, size_t rank,
+                                                   const void* data, size_t size, char** error) {
   return set_tensor(request, &Request::conditions, name, dtype, shape, rank, data, size, error);
 }
 
@@ -350,16 +354,16 @@ dit_deploy_status dit_deploy_request_set_noise(dit_deploy_request* request, cons
     Array noise{values_of(shape, rank, "shape"), {}};
     const std::size_t expected = bytes_of(noise.shape, sizeof(float), "noise") / sizeof(float);
     if (count != expected) {
-      throw InputError("noise: " + std::to_string(count) + " values came, expected " + std::to_string(expected) + " for " +
-                       bundle::shape_text(noise.shape));
+      throw InputError("noise: " + std::to_string(count) + " values came, expected " + std::to_string(expected) +
+                       " for " + bundle::shape_text(noise.shape));
     }
     noise.values = values_of(values, count, "values");
     value.noise = std::move(noise);
   });
 }
 
-dit_deploy_status dit_deploy_request_add_image(dit_deploy_request* request, int64_t height, int64_t width, int64_t channels,
-                                               const uint8_t* pixels, size_t size, char** error) {
+dit_deploy_status dit_deploy_request_add_image(dit_deploy_request* request, int64_t height, int64_t width,
+                                               int64_t channels, const uint8_t* pixels, size_t size, char** error) {
   return guarded(error, [&] {
     Request& value = checked(request, "request").value;
     value.image.push_back({height, width, channels, values_of(pixels, size, "pixels")});

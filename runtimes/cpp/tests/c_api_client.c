@@ -6,37 +6,37 @@
 #include "dit_deploy.h"
 
 /* Holds a condition; returns from the function where it does not hold. */
-#define HOLD(condition)                                                           \
-  do {                                                                            \
-    if (!(condition)) {                                                           \
-      snprintf(scratch, kScratch, "line %d: %s", __LINE__, #condition);           \
-      return scratch;                                                             \
-    }                                                                             \
+#define HOLD(condition)                                                 \
+  do {                                                                  \
+    if (!(condition)) {                                                 \
+      snprintf(scratch, kScratch, "line %d: %s", __LINE__, #condition); \
+      return scratch;                                                   \
+    }                                                                   \
   } while (0)
 
 /* Holds the status of `call`, which writes to &error, and what its message begins with ("" for success). */
-#define CALL(call, status, message)                                                                                  \
-  do {                                                                                                               \
-    char *error = (char *)"untouched";                                                                               \
-    const dit_deploy_status came = (call);                                                                           \
-    const int right = came == (status) && ((status) == DIT_DEPLOY_OK ? error == NULL : error != NULL) &&             \
-                      (error == NULL || strncmp(error, (message), strlen(message)) == 0);                            \
-    if (!right) {                                                                                                    \
-      snprintf(scratch, kScratch, "line %d: status %d, %.800s", __LINE__, (int)came, error == NULL ? "" : error);    \
-    }                                                                                                                \
-    dit_deploy_string_free(error);                                                                                   \
-    if (!right) return scratch;                                                                                      \
+#define CALL(call, status, message)                                                                               \
+  do {                                                                                                            \
+    char* error = (char*)"untouched";                                                                             \
+    const dit_deploy_status came = (call);                                                                        \
+    const int right = came == (status) && ((status) == DIT_DEPLOY_OK ? error == NULL : error != NULL) &&          \
+                      (error == NULL || strncmp(error, (message), strlen(message)) == 0);                         \
+    if (!right) {                                                                                                 \
+      snprintf(scratch, kScratch, "line %d: status %d, %.800s", __LINE__, (int)came, error == NULL ? "" : error); \
+    }                                                                                                             \
+    dit_deploy_string_free(error);                                                                                \
+    if (!right) return scratch;                                                                                   \
   } while (0)
 #define REFUSED(call, message) CALL(call, DIT_DEPLOY_INPUT_ERROR, message)
 #define DONE(call) CALL(call, DIT_DEPLOY_OK, "")
 
-static const char *null_pointers(char *scratch) {
-  dit_deploy_options *options = dit_deploy_options_create();
-  dit_deploy_request *request = dit_deploy_request_create();
-  dit_deploy_pipeline *pipeline = (dit_deploy_pipeline *)1;
-  dit_deploy_result *result = (dit_deploy_result *)1;
-  char *report = (char *)1;
-  const char *const no_texts[] = {"a", NULL};
+static const char* null_pointers(char* scratch) {
+  dit_deploy_options* options = dit_deploy_options_create();
+  dit_deploy_request* request = dit_deploy_request_create();
+  dit_deploy_pipeline* pipeline = (dit_deploy_pipeline*)1;
+  dit_deploy_result* result = (dit_deploy_result*)1;
+  char* report = (char*)1;
+  const char* const no_texts[] = {"a", NULL};
   int64_t number = 0;
 
   HOLD(options != NULL && request != NULL);
@@ -72,21 +72,24 @@ static const char *null_pointers(char *scratch) {
   return NULL;
 }
 
-static const char *bad_names_and_values(char *scratch) {
-  dit_deploy_request *request = dit_deploy_request_create();
+static const char* bad_names_and_values(char* scratch) {
+  dit_deploy_request* request = dit_deploy_request_create();
   const int64_t seeds[] = {1, -2}, negative[] = {1, -1}, huge[] = {INT64_MAX, INT64_MAX}, shape[] = {1, 3};
   const float values[] = {1, 2, 3};
   const uint8_t pixels[] = {1, 2, 3};
 
   HOLD(request != NULL);
-  REFUSED(dit_deploy_request_set_integer(request, "steps", 20, &error), "name: 'steps' came, expected class_labels, seed, ");
+  REFUSED(dit_deploy_request_set_integer(request, "steps", 20, &error),
+          "name: 'steps' came, expected class_labels, seed, ");
   REFUSED(dit_deploy_request_set_integer(request, "seed", -1, &error), "seed: -1 came, expected 0 or more");
   REFUSED(dit_deploy_request_set_integer(request, "guidance_batched", 2, &error), "guidance_batched: 2 came");
   REFUSED(dit_deploy_request_set_integers(request, "height", seeds, 1, &error), "name: 'height' came, expected class_");
   REFUSED(dit_deploy_request_set_integers(request, "seed", seeds, 2, &error), "seed: -2 came, expected 0 or more");
-  REFUSED(dit_deploy_request_set_number(request, "height", 1.0, &error), "name: 'height' came, expected guidance_scale");
+  REFUSED(dit_deploy_request_set_number(request, "height", 1.0, &error),
+          "name: 'height' came, expected guidance_scale");
   REFUSED(dit_deploy_request_set_text(request, "height", "1", &error), "name: 'height' came, expected prompt");
-  REFUSED(dit_deploy_request_set_text(request, "output_type", "pil", &error), "output_type: 'pil' came, expected picture");
+  REFUSED(dit_deploy_request_set_text(request, "output_type", "pil", &error),
+          "output_type: 'pil' came, expected picture");
   REFUSED(dit_deploy_request_set_condition(request, "mask", (dit_deploy_dtype)77, shape, 2, values, 12, &error),
           "mask: dtype 77 came");
   REFUSED(dit_deploy_request_set_condition(request, "mask", DIT_DEPLOY_FLOAT32, shape, 2, values, 8, &error),
@@ -107,10 +110,10 @@ static const char *bad_names_and_values(char *scratch) {
   return NULL;
 }
 
-static const char *no_bundle(char *scratch) {
-  dit_deploy_options *options = dit_deploy_options_create();
-  dit_deploy_pipeline *pipeline = NULL;
-  char *report = NULL;
+static const char* no_bundle(char* scratch) {
+  dit_deploy_options* options = dit_deploy_options_create();
+  dit_deploy_pipeline* pipeline = NULL;
+  char* report = NULL;
 
   HOLD(options != NULL);
   DONE(dit_deploy_options_set_engine(options, "onnx", &error));
@@ -125,31 +128,32 @@ static const char *no_bundle(char *scratch) {
   return NULL;
 }
 
-const char *client_without_a_bundle(char *scratch) {
-  const char *wrong = null_pointers(scratch);
+const char* client_without_a_bundle(char* scratch) {
+  const char* wrong = null_pointers(scratch);
   if (wrong == NULL) wrong = bad_names_and_values(scratch);
   if (wrong == NULL) wrong = no_bundle(scratch);
   HOLD(strchr(dit_deploy_version(), '.') != NULL);
   return wrong;
 }
 
-static int count_steps(int64_t index, int64_t count, const float *latents, const int64_t *shape, size_t rank, void *user) {
-  int *steps = (int *)user;
+static int count_steps(int64_t index, int64_t count, const float* latents, const int64_t* shape, size_t rank,
+                       void* user) {
+  int* steps = (int*)user;
   if (index == *steps && count == 3 && latents != NULL && rank == 4 && shape[0] == 2) ++*steps;
   return 1;
 }
 
-static int stop(int64_t index, int64_t count, const float *latents, const int64_t *shape, size_t rank, void *user) {
+static int stop(int64_t index, int64_t count, const float* latents, const int64_t* shape, size_t rank, void* user) {
   (void)count, (void)latents, (void)shape, (void)rank, (void)user;
   return index < 1;
 }
 
-static const char *draw(const dit_deploy_pipeline *pipeline, dit_deploy_request *request, char *scratch) {
-  dit_deploy_result *result = NULL;
-  const uint8_t *pixels = NULL;
-  const float *values = NULL;
-  const int64_t *shape = NULL;
-  const uint64_t *seeds = NULL;
+static const char* draw(const dit_deploy_pipeline* pipeline, dit_deploy_request* request, char* scratch) {
+  dit_deploy_result* result = NULL;
+  const uint8_t* pixels = NULL;
+  const float* values = NULL;
+  const int64_t* shape = NULL;
+  const uint64_t* seeds = NULL;
   const uint64_t asked[] = {1, UINT64_C(18446744073709551615)};
   const int64_t labels[] = {1, 2};
   int64_t height = 0, width = 0, channels = 0;
@@ -169,12 +173,14 @@ static const char *draw(const dit_deploy_pipeline *pipeline, dit_deploy_request 
   HOLD(dit_deploy_result_image_count(result) == 2);
   DONE(dit_deploy_result_image(result, 1, &pixels, &height, &width, &channels, &error));
   HOLD(pixels != NULL && height > 0 && height % dit_deploy_pixel_multiple(pipeline) == 0 && width > 0 && channels == 3);
-  REFUSED(dit_deploy_result_image(result, 2, &pixels, &height, &width, &channels, &error), "index: 2 came; there are 2");
+  REFUSED(dit_deploy_result_image(result, 2, &pixels, &height, &width, &channels, &error),
+          "index: 2 came; there are 2");
   DONE(dit_deploy_result_array(result, "latents", &values, &shape, &rank, &error));
   HOLD(values != NULL && rank == 4 && shape[0] == 2);
   DONE(dit_deploy_result_array(result, "array", &values, &shape, &rank, &error));
   HOLD(rank == 0);
-  REFUSED(dit_deploy_result_array(result, "images", &values, &shape, &rank, &error), "name: 'images' came, expected lat");
+  REFUSED(dit_deploy_result_array(result, "images", &values, &shape, &rank, &error),
+          "name: 'images' came, expected lat");
   DONE(dit_deploy_result_seeds(result, &seeds, &count, &error));
   HOLD(count == 2 && seeds[0] == asked[0] && seeds[1] == asked[1]);
   DONE(dit_deploy_result_seconds(result, "total", &seconds, &error));
@@ -183,7 +189,8 @@ static const char *draw(const dit_deploy_pipeline *pipeline, dit_deploy_request 
   dit_deploy_result_free(result);
 
   DONE(dit_deploy_request_set_callback(request, stop, NULL, &error));
-  CALL(dit_deploy_generate(pipeline, request, &result, &error), DIT_DEPLOY_CANCELLED, "the callback cancelled after step 2");
+  CALL(dit_deploy_generate(pipeline, request, &result, &error), DIT_DEPLOY_CANCELLED,
+       "the callback cancelled after step 2");
   HOLD(result == NULL);
   DONE(dit_deploy_request_set_callback(request, NULL, NULL, &error));
   DONE(dit_deploy_request_set_integer(request, "height", dit_deploy_pixel_multiple(pipeline) + 1, &error));
@@ -192,12 +199,12 @@ static const char *draw(const dit_deploy_pipeline *pipeline, dit_deploy_request 
   return NULL;
 }
 
-const char *client_with_a_bundle(const char *bundle, char *scratch) {
-  dit_deploy_options *options = dit_deploy_options_create();
-  dit_deploy_request *request = dit_deploy_request_create();
-  dit_deploy_pipeline *pipeline = NULL;
+const char* client_with_a_bundle(const char* bundle, char* scratch) {
+  dit_deploy_options* options = dit_deploy_options_create();
+  dit_deploy_request* request = dit_deploy_request_create();
+  dit_deploy_pipeline* pipeline = NULL;
   const char *name = NULL, *wrong = NULL;
-  char *report = NULL;
+  char* report = NULL;
   int64_t class_index = -1;
 
   HOLD(options != NULL && request != NULL);

@@ -8,9 +8,9 @@ extern "C" {
 
 /* Each returns NULL, or what went wrong first. `scratch` is where that is written. */
 enum { kScratch = 1000 };
-const char *client_without_a_bundle(char *scratch);
+const char* client_without_a_bundle(char* scratch);
 /* Draws from a bundle of a class-conditional model. */
-const char *client_with_a_bundle(const char *bundle, char *scratch);
+const char* client_with_a_bundle(const char* bundle, char* scratch);
 
 #ifdef __cplusplus
 }

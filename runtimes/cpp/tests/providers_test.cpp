@@ -207,10 +207,13 @@ TEST_CASE("a plugin is registered once for all sessions, gets its options, and f
     CHECK(negates(*other));
     SessionSettings failing = given;
     failing.provider_options["fail"] = "no such luck";
-    CHECK(refused(model, failing) == "ONNX Runtime refuses model.onnx of denoiser: no such luck");
-    CHECK(refused(model, settings(name, "/elsewhere.so")) ==
-          "ONNX Runtime: " + name + " came from " DIT_DEPLOY_TEST_PLUGIN " before, and not from /elsewhere.so; a process has "
-          "one library for a provider");
+    const std::string message = refused(model, failing);
+    CHECK(begins(message, "ONNX Runtime refuses model.onnx of denoiser: "));
+    CHECK(message.find("no such luck") != std::string::npos);
+    CHECK(refused(model, settings(name, "/elsewhere.so")) == "ONNX Runtime: " + name +
+                                                                 " came from " DIT_DEPLOY_TEST_PLUGIN
+                                                                 " before, and not from /elsewhere.so; a process has "
+                                                                 "one library for a provider");
   }
 }
 
@@ -228,9 +231,10 @@ TEST_CASE("a provider of ONNX Runtime's own is appended by its name, with its op
   CHECK(negates(*open_session(folder.model(), settings(name), "model")));
   SessionSettings given = settings(name);
   given.provider_options[""] = "1";
-  CHECK(begins(refused(folder.model(), given),
-               "ONNX Runtime: AzureExecutionProvider does not start on this machine, so model.onnx of denoiser would run on "
-               "the CPU; its libraries, its device or an option is at fault: "));
+  CHECK(begins(
+      refused(folder.model(), given),
+      "ONNX Runtime: AzureExecutionProvider does not start on this machine, so model.onnx of denoiser would run on "
+      "the CPU; its libraries, its device or an option is at fault: "));
 }
 
 }  // namespace dit_deploy::runtime

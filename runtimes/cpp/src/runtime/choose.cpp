@@ -96,7 +96,8 @@ Choice best(const bundle::Bundle& bundle, const std::vector<std::string>& names,
   const auto found = std::min_element(faster.begin(), faster.end(), [](const auto& one, const auto& other) {
     return rank(one.record()) < rank(other.record());
   });
-  const std::string count = faster.size() == 1 ? "the one that fits" : "the best of " + std::to_string(faster.size()) + " that fit";
+  const std::string count =
+      faster.size() == 1 ? "the one that fits" : "the best of " + std::to_string(faster.size()) + " that fit";
   return {found->name(), reason(found->name() + ": " + count, left), *found};
 }
 

@@ -75,7 +75,8 @@ std::string lacks_gpu(const bundle::EngineRecord& record, const Machine& machine
 std::string lacks_backend(const bundle::EngineRecord& record, const Machine& machine) {
   if (machine.versions.count(record.backend) == 0) {
     return "this machine has no " + title(record.backend) +
-           " that this library can load: build dit_deploy where CMake finds its headers, and have its libraries where the "
+           " that this library can load: build dit_deploy where CMake finds its headers, and have its libraries where "
+           "the "
            "loader finds them";
   }
   const std::string library = library_of(record);

@@ -60,7 +60,8 @@ bool cpu_has_vnni() {
   if (__builtin_cpu_supports("avx512vnni")) return true;
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   constexpr unsigned kAvxVnni = 1U << 4;
-  return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & kAvxVnni) != 0;
+  return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 &&
+         (eax & kAvxVnni) != 0;
 #else
   return false;
 #endif
@@ -71,7 +72,8 @@ Machine this_machine(bool gpus, const std::map<std::string, std::string>& provid
   if (gpus) std::tie(machine.compute_capabilities, machine.gpu_note) = gpu_compute_capabilities();
   machine.versions["onnxruntime"] = onnxruntime_version();
   for (const char* flavour : {"tensorrt", "tensorrt-rtx"}) {
-    if (std::string version = tensorrt_version(flavour); !version.empty()) machine.versions[flavour] = std::move(version);
+    if (std::string version = tensorrt_version(flavour); !version.empty())
+      machine.versions[flavour] = std::move(version);
   }
   machine.providers = available_providers(provider_libraries);
   machine.cpu_ops_note = why_no_cpu_ops();

@@ -48,8 +48,8 @@ class Environment {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto loaded = libraries_.find(provider);
     if (loaded != libraries_.end() && loaded->second != library) {
-      throw BackendError("ONNX Runtime: " + provider + " came from " + one_line(loaded->second) + " before, and not from " +
-                         one_line(library) + "; a process has one library for a provider");
+      throw BackendError("ONNX Runtime: " + provider + " came from " + one_line(loaded->second) +
+                         " before, and not from " + one_line(library) + "; a process has one library for a provider");
     }
     auto devices = devices_of(provider);
     if (loaded == libraries_.end() && devices.empty()) {  // the application may have registered it itself
@@ -72,8 +72,9 @@ class Environment {
  private:
   std::vector<Ort::ConstEpDevice> devices_of(const std::string& provider) const {
     auto devices = env_.GetEpDevices();
-    devices.erase(std::remove_if(devices.begin(), devices.end(), [&](const auto& one) { return one.EpName() != provider; }),
-                  devices.end());
+    devices.erase(
+        std::remove_if(devices.begin(), devices.end(), [&](const auto& one) { return one.EpName() != provider; }),
+        devices.end());
     return devices;
   }
 

@@ -15,13 +15,13 @@ inline constexpr char kCpuProvider[] = "CPUExecutionProvider";
 inline constexpr char kCudaProvider[] = "CUDAExecutionProvider";
 
 struct SessionSettings {
-  std::vector<std::string> providers{kCpuProvider};  // in order of preference
+  std::vector<std::string> providers{kCpuProvider};       // in order of preference
   std::map<std::string, std::string> provider_options;    // of the first provider that is not the CPU's
   std::map<std::string, std::string> provider_libraries;  // of plugin providers
   std::map<std::string, std::string> config;              // session configuration entries
-  int threads = 0;        // within an operator; 0: ONNX Runtime's choice
-  bool cpu_ops = false;   // register this project's fused operators (runtimes/cpu_ops)
-  bool cuda_graphs = false;  // ask CUDA's provider to capture
+  int threads = 0;                                        // within an operator; 0: ONNX Runtime's choice
+  bool cpu_ops = false;                                   // register this project's fused operators (runtimes/cpu_ops)
+  bool cuda_graphs = false;                               // ask CUDA's provider to capture
 };
 
 // Opens a session, which keeps ONNX Runtime's environment alive as long as it lives itself. `what` is what the model is

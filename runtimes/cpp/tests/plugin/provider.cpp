@@ -24,8 +24,8 @@ struct Provider : OrtEp {
   }
 };
 
-OrtStatus* find_cpus(OrtEpFactory* factory, const OrtHardwareDevice* const* devices, std::size_t count, OrtEpDevice** found,
-                     std::size_t most, std::size_t* found_count) noexcept {
+OrtStatus* find_cpus(OrtEpFactory* factory, const OrtHardwareDevice* const* devices, std::size_t count,
+                     OrtEpDevice** found, std::size_t most, std::size_t* found_count) noexcept {
   *found_count = 0;
   for (std::size_t i = 0; i < count && *found_count < most; ++i) {
     if (api()->HardwareDevice_Type(devices[i]) != OrtHardwareDeviceType_CPU) continue;

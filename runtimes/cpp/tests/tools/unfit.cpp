@@ -33,8 +33,7 @@ json answer(const json& question) {
   }
   try {
     const auto opened = bundle::Bundle::open(question.at("bundle").get<std::string>());
-    const runtime::Choice choice =
-        runtime::choose_engine(opened, question.at("engine"), [&](bool) { return machine; });
+    const runtime::Choice choice = runtime::choose_engine(opened, question.at("engine"), [&](bool) { return machine; });
     return {{"name", choice.name}, {"reason", choice.reason}};
   } catch (const InputError& error) {
     return {{"error", "InputError: " + std::string(error.what())}};
