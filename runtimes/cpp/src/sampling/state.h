@@ -25,15 +25,24 @@ class SolverState {
   void advance(std::size_t row, const float* prediction, const float* variance, const float* noise);
 
  private:
+  // A coefficient that is not 0.
   struct Term {
     std::size_t column;
     float coefficient;
   };
   using Terms = std::vector<Term>;
 
-  void combine(const Terms& terms, const float* prediction, const float* noise, std::vector<float>& out);
+  static Terms terms_of(const double* coefficients, std::size_t count);
+  static bool keeps(const Terms& terms);
+  static bool takes(const Terms& terms);
+  // Whether the new saved sample is one that there is already.
+  static bool moves(const Terms& terms) { return keeps(terms) || takes(terms); }
+
+  void combine(const Terms& terms, bool output, const float* prediction, const float* noise, std::vector<float>& out);
   const float* basis(std::size_t column, const float* prediction, const float* noise) const;
   void save(const Terms& terms, const float* prediction, const float* noise);
+  void add_learned_noise(const Row& row, const float* variance, const float* noise);
+  void require(const char* name, const float* array) const;
 
   const SolverTable& table_;
   std::vector<Terms> sample_terms_, saved_terms_, output_terms_;

@@ -1,0 +1,92 @@
+#include "sampling/guidance.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <string>
+
+#include "dit_deploy/errors.hpp"
+#include "sampling/singles.h"
+#include "text.h"
+
+namespace dit_deploy::sampling {
+
+namespace {
+
+// The sample standard deviation, in double.
+double deviation(const float* values, std::size_t count) {
+  constexpr std::size_t kLanes = 8;  // sums side by side, as the machine adds them
+  std::array<double, kLanes> sums{}, squares{};
+  std::size_t index = 0;
+  for (; index + kLanes <= count; index += kLanes) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+      const auto value = static_cast<double>(values[index + lane]);
+      sums[lane] += value;
+      squares[lane] += value * value;
+    }
+  }
+  double sum = 0, square = 0;
+  for (; index < count; ++index) {
+    const auto value = static_cast<double>(values[index]);
+    sum += value;
+    square += value * value;
+  }
+  for (std::size_t lane = 0; lane < kLanes; ++lane) {
+    sum += sums[lane];
+    square += squares[lane];
+  }
+  const auto all = static_cast<double>(count);
+  const double mean = sum / all;
+  return std::sqrt(std::max(square - all * (mean * mean), 0.0) / std::max(all - 1, 1.0));
+}
+
+}  // namespace
+
+void Guidance::check() const {
+  if (!std::isfinite(scale)) {
+    throw InputError("guidance_scale: " + number_repr(scale) + " came, a finite number was expected");
+  }
+  if (channels && *channels < 1) {
+    throw InputError("guidance channels: " + std::to_string(*channels) +
+                     " came, an integer of 1 or more, or None, was expected");
+  }
+  if (!(0 <= interval.first && interval.first <= interval.second && interval.second <= 1)) {
+    throw InputError("guidance interval: (" + number_repr(interval.first) + ", " + number_repr(interval.second) +
+                     ") came, two fractions with 0 <= first <= second <= 1 expected");
+  }
+  if (!(0 <= rescale && rescale <= 1)) {
+    throw InputError("guidance rescale: " + number_repr(rescale) + " came, a number of 0 to 1 was expected");
+  }
+}
+
+bool Guidance::active(std::int64_t step, std::int64_t num_steps) const {
+  const double fraction = static_cast<double>(step) / static_cast<double>(num_steps);
+  return scale > 1 && interval.first <= fraction && fraction < interval.second;
+}
+
+void Guidance::combine(float* conditional, const float* unconditional, std::size_t batch, std::size_t channels_in_all,
+                       std::size_t each) const {
+  const std::size_t guided_channels = channels ? static_cast<std::size_t>(*channels) : channels_in_all;
+  if (guided_channels > channels_in_all) {
+    throw InputError("guidance channels: " + std::to_string(guided_channels) + " came, the prediction has " +
+                     std::to_string(channels_in_all));
+  }
+  const float factor = to_single(scale);
+  const std::size_t count = guided_channels * each;
+  for (std::size_t sample = 0; sample < batch; ++sample) {
+    float* const guided = conditional + sample * channels_in_all * each;  // the first channels: [count]
+    const float* const other = unconditional + sample * channels_in_all * each;
+    const double before = rescale != 0 ? deviation(guided, count) : 0;
+    for (std::size_t index = 0; index < count; ++index) {
+      guided[index] = (guided[index] - other[index]) * factor + other[index];
+    }
+    if (rescale == 0) continue;
+    const double after = deviation(guided, count);
+    // a constant prediction has no deviation to bring back
+    const double ratio = after > 0 ? before / after : 1;
+    const float back = to_single(rescale * ratio + (1 - rescale));
+    for (std::size_t index = 0; index < count; ++index) guided[index] *= back;
+  }
+}
+
+}  // namespace dit_deploy::sampling
