@@ -2,13 +2,6 @@
 file(GLOB _sources CONFIGURE_DEPENDS src/*.cpp src/bundle/*.cpp src/sampling/*.cpp src/sampling/solvers/*.cpp
      src/runtime/*.cpp)
 
-# Of a pair of files, one that has a backend and one that says how to get it, one is compiled.
-if(TensorRT_FOUND)
-  message(STATUS "TensorRT: ${TensorRT_FLAVOUR} ${TensorRT_VERSION}")
-  list(FILTER _sources EXCLUDE REGEX "/no_tensorrt[a-z_]*\\.cpp$")
-else()
-  list(FILTER _sources EXCLUDE REGEX "/tensorrt[a-z_]*\\.cpp$")
-endif()
 # The fused INT8 operators choose an instruction set by g++'s pragmas, which clang does not know.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 11 AND UNIX AND NOT APPLE)
   set(_cpu_ops ON)
@@ -27,12 +20,9 @@ target_compile_definitions(
   PRIVATE DIT_DEPLOY_VERSION="${PROJECT_VERSION}")
 target_link_libraries(dit_deploy_objects PUBLIC dit_deploy_flags nlohmann_json::nlohmann_json onnxruntime::onnxruntime
                                                 Threads::Threads ${CMAKE_DL_LIBS})
-if(TensorRT_FOUND)
-  target_compile_definitions(dit_deploy_objects PRIVATE DIT_DEPLOY_TENSORRT="${TensorRT_FLAVOUR}")
-  target_link_libraries(dit_deploy_objects PUBLIC TensorRT::TensorRT)
-endif()
 
-set(_objects $<TARGET_OBJECTS:dit_deploy_objects>)
+# Everything that the library is made of.
+set(DIT_DEPLOY_OBJECTS $<TARGET_OBJECTS:dit_deploy_objects>)
 if(_cpu_ops)
   # As runtimes/cpu_ops/library.py compiles them, so that both give the same numbers.
   file(GLOB _cpu_ops_sources CONFIGURE_DEPENDS ../cpu_ops/src/*.cpp)
@@ -40,18 +30,20 @@ if(_cpu_ops)
   target_compile_features(dit_deploy_cpu_ops PRIVATE cxx_std_17)
   target_compile_definitions(dit_deploy_cpu_ops PRIVATE DIT_CPU_OPS_BUILT_IN)
   target_compile_options(dit_deploy_cpu_ops PRIVATE -fwrapv -Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized)
-  list(APPEND _objects $<TARGET_OBJECTS:dit_deploy_cpu_ops>)
+  if(NOT DIT_DEPLOY_SANITIZE AND NOT CMAKE_BUILD_TYPE STREQUAL "Debug")
+    target_compile_options(dit_deploy_cpu_ops PRIVATE -O3)
+  endif()
+  list(APPEND DIT_DEPLOY_OBJECTS $<TARGET_OBJECTS:dit_deploy_cpu_ops>)
 endif()
+dit_deploy_flavour(tensorrt "${DIT_DEPLOY_TENSORRT_INCLUDE}")
+dit_deploy_flavour(tensorrt_rtx "${DIT_DEPLOY_TENSORRT_RTX_INCLUDE}" DIT_DEPLOY_RTX)
 
-add_library(dit_deploy ${_objects})
+add_library(dit_deploy ${DIT_DEPLOY_OBJECTS})
 add_library(dit_deploy::dit_deploy ALIAS dit_deploy)
 target_include_directories(dit_deploy PUBLIC $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include>
                                              $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_compile_features(dit_deploy PUBLIC cxx_std_17)
 target_link_libraries(dit_deploy PRIVATE onnxruntime::onnxruntime Threads::Threads ${CMAKE_DL_LIBS})
-if(TensorRT_FOUND)
-  target_link_libraries(dit_deploy PRIVATE TensorRT::TensorRT)
-endif()
 if(NOT BUILD_SHARED_LIBS)
   target_compile_definitions(dit_deploy PUBLIC DIT_DEPLOY_STATIC)
 elseif(NOT APPLE)
