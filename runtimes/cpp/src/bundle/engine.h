@@ -52,9 +52,16 @@ struct EngineRecord {
   bool version_compatible = false, strip_weights = false;
 };
 
+// Returns the record that the bytes of engine.json hold, with every check that Python makes. `name` is the file, for
+// messages. Throws BundleError.
 EngineRecord parse_engine(std::string_view data, const std::string& name);
 
+// Up to 100 letters, digits, . _ -
+bool is_engine_name(std::string_view name);
+// SHA-256 over the parts as canonical JSON.
+std::string engine_key(const std::map<std::string, std::string>& key_parts);
 // SHA-256 that names a component's graph with its weights; see graph_digest in dit_deploy/bundle/engine.py.
+// Throws InputError where there is no such component.
 std::string graph_digest(const Manifest& manifest, const std::string& component);
 
 // The index of the profile to run `sizes` with. Throws InputError that lists what each profile holds.
