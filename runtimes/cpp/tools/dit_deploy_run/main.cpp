@@ -124,6 +124,7 @@ int generate(const Arguments& arguments) {
     };
     result = pipeline.generate(request);
   }
+  for (const std::string& warning : pipeline.warnings()) std::fprintf(stderr, "%s\n", warning.c_str());
   stop_if_interrupted();
   const auto sheet = [&] { return std::vector<Picture>{contact_sheet(result.images, arguments.columns)}; };
   write_pictures(arguments.grid ? sheet() : result.images, files, arguments.overwrite);
