@@ -19,17 +19,24 @@ constexpr double kTwoPi = 6.283185307179586;
 // The logarithm, sine and cosine are written out so that the compiler makes vector code of a loop over them: the C
 // library's take one number at a time. All are within 2 units in the last place for the arguments that occur.
 
+inline std::uint32_t bits_of(float value) {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float from_bits(std::uint32_t bits) {
+  float value = 0;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 // For 2⁻²⁴ ≤ x ≤ 1.
 inline float logarithm(float x) {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, &x, sizeof bits);
   // x = 2^exponent · (1 + f) with 1 + f in √½ … √2
-  const std::uint32_t shifted = bits - 0x3f3504f3U;
+  const std::uint32_t shifted = bits_of(x) - 0x3f3504f3U;
   const auto exponent = static_cast<float>(static_cast<std::int32_t>(shifted) >> 23);
-  const std::uint32_t mantissa = (shifted & 0x007fffffU) + 0x3f3504f3U;
-  float f = 0;
-  std::memcpy(&f, &mantissa, sizeof f);
-  f -= 1;
+  const float f = from_bits((shifted & 0x007fffffU) + 0x3f3504f3U) - 1;
   // Cephes' logf
   float p = 7.0376836292e-2F;
   p = p * f - 1.1514610310e-1F;
@@ -45,12 +52,8 @@ inline float logarithm(float x) {
   return (f + tail) + exponent * 0.693359375F;
 }
 
-struct SineCosine {
-  float sine, cosine;
-};
-
 // For 0 ≤ angle ≤ 2π.
-inline SineCosine sine_cosine(float angle) {
+inline void sine_cosine(float angle, float& sine_out, float& cosine_out) {
   // angle = quarter · π/2 + rest, with π/2 in three parts of which the first ones are multiplied exactly
   const auto quarter = static_cast<std::int32_t>(angle * 0.636619772F + 0.5F);
   const auto whole = static_cast<float>(quarter);
@@ -63,22 +66,38 @@ inline SineCosine sine_cosine(float angle) {
       ((2.443315711809948e-5F * square - 1.388731625493765e-3F) * square + 4.166664568298827e-2F) * square * square -
       0.5F * square + 1;
   // by quarters the sine is s, c, −s, −c and the cosine c, −s, −c, s
-  const bool odd = (quarter & 1) != 0;
-  const float sine_sign = (quarter & 2) != 0 ? -1.0F : 1.0F;
-  const float cosine_sign = ((quarter + 1) & 2) != 0 ? -1.0F : 1.0F;
-  return {(odd ? cosine : sine) * sine_sign, (odd ? sine : cosine) * cosine_sign};
+  const auto turned = static_cast<std::uint32_t>(quarter);
+  const std::uint32_t swapped = (bits_of(sine) ^ bits_of(cosine)) & (0U - (turned & 1U));
+  sine_out = from_bits(bits_of(sine) ^ swapped ^ (turned & 2U) << 30);
+  cosine_out = from_bits(bits_of(cosine) ^ swapped ^ ((turned + 1) & 2U) << 30);
 }
 
-// 16 normals from 16 words: the first eight give the radii, the last eight the angles.
-inline void box_muller(const std::uint32_t* words, float* out) {
+// As many normals as words, in blocks of 16, at most kChunk: of a block's words the first eight give the radii, the last
+// eight the angles.
+void box_muller(const std::uint32_t* words, float* out, std::size_t count) {
   constexpr float kUnit = 5.9604644775390625e-08F;  // 2⁻²⁴
-  for (std::size_t lane = 0; lane < kHalf; ++lane) {
-    const auto first = static_cast<float>(static_cast<std::int32_t>(words[lane] & 0xffffffU)) * kUnit;
-    const auto second = static_cast<float>(static_cast<std::int32_t>(words[lane + kHalf] & 0xffffffU)) * kUnit;
-    const float radius = std::sqrt(-2.0F * logarithm(1 - first));
-    const SineCosine point = sine_cosine(static_cast<float>(kTwoPi) * second);
-    out[lane] = radius * point.cosine;
-    out[lane + kHalf] = radius * point.sine;
+  std::array<std::uint32_t, kChunk / 2> first, second;
+  std::array<float, kChunk / 2> radius, sine, cosine;
+  const std::size_t blocks = count / kBlock, pairs = count / 2;
+  for (std::size_t block = 0; block < blocks; ++block) {
+    std::memcpy(first.data() + block * kHalf, words + block * kBlock, kHalf * sizeof *words);
+    std::memcpy(second.data() + block * kHalf, words + block * kBlock + kHalf, kHalf * sizeof *words);
+  }
+  for (std::size_t pair = 0; pair < pairs; ++pair) {
+    const auto uniform = static_cast<float>(static_cast<std::int32_t>(first[pair] & 0xffffffU)) * kUnit;
+    radius[pair] = -2.0F * logarithm(1 - uniform);
+  }
+  for (std::size_t pair = 0; pair < pairs; ++pair) radius[pair] = std::sqrt(radius[pair]);
+  for (std::size_t pair = 0; pair < pairs; ++pair) {
+    const auto uniform = static_cast<float>(static_cast<std::int32_t>(second[pair] & 0xffffffU)) * kUnit;
+    float sine_of = 0, cosine_of = 0;
+    sine_cosine(static_cast<float>(kTwoPi) * uniform, sine_of, cosine_of);
+    sine[pair] = radius[pair] * sine_of;
+    cosine[pair] = radius[pair] * cosine_of;
+  }
+  for (std::size_t block = 0; block < blocks; ++block) {
+    std::memcpy(out + block * kBlock, cosine.data() + block * kHalf, kHalf * sizeof *out);
+    std::memcpy(out + block * kBlock + kHalf, sine.data() + block * kHalf, kHalf * sizeof *out);
   }
 }
 
@@ -153,14 +172,14 @@ void Generator::draw_blocks(float* out, std::size_t count) {
   for (std::size_t done = 0; done < whole;) {
     const std::size_t some = std::min(kChunk, whole - done);
     take(words.data(), some);
-    for (std::size_t block = 0; block < some; block += kBlock) box_muller(words.data() + block, out + done + block);
+    box_muller(words.data(), out + done, some);
     done += some;
   }
   if (whole == count) return;
   // The words of the incomplete block are used up, and the last 16 elements made again from the 16 that follow.
   skip(count - whole);
   take(words.data(), kBlock);
-  box_muller(words.data(), out + count - kBlock);
+  box_muller(words.data(), out + count - kBlock, kBlock);
 }
 
 void Generator::draw_scalars(float* out, std::size_t count) {
