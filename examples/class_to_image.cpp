@@ -22,7 +22,8 @@ int main(int argc, char** argv) try {
   }
   if (request.class_labels.empty()) request.class_labels = {0};
   request.callback = [](const dit_deploy::Step& step) {
-    std::fprintf(stderr, "\r%lld of %lld", static_cast<long long>(step.index + 1), static_cast<long long>(step.count));
+    const bool last = step.index + 1 == step.count;
+    std::fprintf(stderr, "\rstep %d of %d%s", int(step.index + 1), int(step.count), last ? "\n" : "");
     return true;
   };
 

@@ -16,7 +16,7 @@ foreach(_header ${_headers})
 endforeach()
 
 set(_prefix "${FOLDER}/moved" ${PREFIX_PATH})
-run(${CMAKE_COMMAND} -S "${SOURCE}" -B "${FOLDER}/build" -G "${GENERATOR}" "-DCMAKE_PREFIX_PATH=${_prefix}"
+run(${CMAKE_COMMAND} -Wno-dev -S "${SOURCE}" -B "${FOLDER}/build" -G "${GENERATOR}" "-DCMAKE_PREFIX_PATH=${_prefix}"
     "-DCMAKE_CXX_COMPILER=${CXX}" "-DCMAKE_C_COMPILER=${CC}" "-Ddit_deploy_VERSION_WANTED=${VERSION}")
 run(${CMAKE_COMMAND} --build "${FOLDER}/build")
 foreach(_program consumer_cpp consumer_c)
