@@ -188,17 +188,17 @@ void CudaDevice::upload(Buffer& buffer, const void* data, std::size_t bytes) {
 
 void CudaDevice::download(Buffer& buffer, void* out, std::size_t bytes) {
   if (bytes > buffer.bytes()) throw BackendError("a copy from " + name_ + " is larger than the buffer");
-  {
-    const Scope scope(*this);
-    const std::lock_guard<std::recursive_mutex> lock(mutex_);
-    const auto address = static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(buffer.address()));
-    check("cuMemcpyDtoHAsync", driver_.cuMemcpyDtoHAsync_v2(out, address, bytes, stream_));
-  }
+  const Scope scope(*this);
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  const auto address = static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(buffer.address()));
+  check("cuMemcpyDtoHAsync", driver_.cuMemcpyDtoHAsync_v2(out, address, bytes, stream_));
   synchronize();
 }
 
 void CudaDevice::synchronize() {
   const Scope scope(*this);
+  // Waiting for a stream that captures, even in another thread, fails and ends the capture.
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
   check("cuStreamSynchronize", driver_.cuStreamSynchronize(stream_));
 }
 

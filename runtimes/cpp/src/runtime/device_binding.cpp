@@ -15,7 +15,8 @@ std::size_t checked_bytes(const std::string& name, const Shape& shape, DType dty
   std::uint64_t bytes = bundle::dtype_size(dtype);
   for (const std::int64_t size : shape) {
     if (size <= 0 || bytes > kLargest / static_cast<std::uint64_t>(size)) {
-      throw InputError(name + ": a tensor of shape " + bundle::shape_text(shape) + " has no place in memory; ask for less");
+      throw InputError(name + ": a tensor of shape " + bundle::shape_text(shape) +
+                       " has no place in memory; ask for less");
     }
     bytes *= static_cast<std::uint64_t>(size);
   }

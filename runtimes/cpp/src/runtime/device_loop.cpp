@@ -235,7 +235,8 @@ std::string why_not_on_device(BindingPool& denoiser, BindingPool* solver, const 
   return sampling::no_solver_rows(run.table, run.guidance);
 }
 
-std::unique_ptr<Steps> open_device_steps(BindingPool& denoiser, BindingPool& solver, const Run& run, const float* start) {
+std::unique_ptr<Steps> open_device_steps(BindingPool& denoiser, BindingPool& solver, const Run& run,
+                                         const float* start) {
   return std::make_unique<DeviceSteps>(denoiser, solver, run, start);
 }
 

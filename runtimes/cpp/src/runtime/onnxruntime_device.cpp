@@ -278,7 +278,8 @@ std::unique_ptr<Runner> open_onnxruntime_cuda(const std::filesystem::path& path,
     char* end = nullptr;
     const long value = std::strtol(given->second.c_str(), &end, 10);
     if (given->second.empty() || *end != '\0' || value < 0 || value > 1024) {
-      throw InputError("provider option device_id: " + given->second + " came, expected the number of a GPU, 0 or more");
+      throw InputError("provider option device_id: " + given->second +
+                       " came, expected the number of a GPU, 0 or more");
     }
     index = static_cast<int>(value);
   }

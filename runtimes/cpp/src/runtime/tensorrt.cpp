@@ -21,16 +21,20 @@ std::unique_ptr<TensorRTLibrary> load(const std::string& flavour) {
 
 }  // namespace
 
-std::string tensorrt_title(const std::string& flavour) { return flavour == "tensorrt-rtx" ? "TensorRT-RTX" : "TensorRT"; }
+std::string tensorrt_title(const std::string& flavour) {
+  return flavour == "tensorrt-rtx" ? "TensorRT-RTX" : "TensorRT";
+}
 
-std::unique_ptr<Runner> open_tensorrt(const std::filesystem::path& path, Component component, const std::string& flavour,
-                                      std::vector<bundle::Profile> profiles, const std::filesystem::path& weights,
-                                      const std::filesystem::path& cache, bool cuda_graphs) {
+std::unique_ptr<Runner> open_tensorrt(const std::filesystem::path& path, Component component,
+                                      const std::string& flavour, std::vector<bundle::Profile> profiles,
+                                      const std::filesystem::path& weights, const std::filesystem::path& cache,
+                                      bool cuda_graphs) {
   auto library = load(flavour);
   if (!library) {
     const std::string root = flavour == "tensorrt-rtx" ? "TENSORRT_RTX_ROOT" : "TENSORRT_ROOT";
-    throw BackendError("this build of dit_deploy has no " + tensorrt_title(flavour) +
-                       " in it: configure it with -D" + root + "=… (an unpacked archive of it), or run the bundle with an "
+    throw BackendError("this build of dit_deploy has no " + tensorrt_title(flavour) + " in it: configure it with -D" +
+                       root +
+                       "=… (an unpacked archive of it), or run the bundle with an "
                        "engine of ONNX Runtime");
   }
   return open_tensorrt_on(std::move(library), CudaDevice::open(),

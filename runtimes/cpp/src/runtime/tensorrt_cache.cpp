@@ -17,7 +17,8 @@ std::string plain(const std::string& text) {
   std::string out;
   bool between = false;
   for (const char one : text) {
-    const bool kept = (one >= 'A' && one <= 'Z') || (one >= 'a' && one <= 'z') || (one >= '0' && one <= '9') || one == '.';
+    const bool kept =
+        (one >= 'A' && one <= 'Z') || (one >= 'a' && one <= 'z') || (one >= '0' && one <= '9') || one == '.';
     if (kept) {
       if (between && !out.empty()) out += '-';
       out += one;

@@ -34,7 +34,8 @@ const std::vector<Reason>& reasons() {
        "it was built for another GPU than {gpu}: " DIT_DEPLOY_MEND},
       {{"out of memory", "cudaerror 2", "outofmemory", "insufficient_gpu_memory"},
        "{gpu} has not enough memory left for it: close what else uses the GPU (`nvidia-smi` lists it)"},
-      {{"host code"}, "it carries code of its own, which is not run: " DIT_DEPLOY_MEND " without version compatibility"},
+      {{"host code"},
+       "it carries code of its own, which is not run: " DIT_DEPLOY_MEND " without version compatibility"},
       {{"stripped", "refit"}, "its weights were left out of it and were not given"},
       {{"truncat", "corrupt", "size mismatch", "out of range", "end of file", "end of stream", "end of buffer"},
        "it is cut short: copy it again, or build it again"},
@@ -64,11 +65,11 @@ std::string filled(std::string_view text, const std::vector<std::pair<std::strin
   return out;
 }
 
-std::string reason(const std::string& heard, const std::string& title, const std::string& version, const std::string& gpu) {
+std::string reason(const std::string& heard, const std::string& title, const std::string& version,
+                   const std::string& gpu) {
   std::string lower = heard;
-  std::transform(lower.begin(), lower.end(), lower.begin(), [](char one) {
-    return one >= 'A' && one <= 'Z' ? static_cast<char>(one - 'A' + 'a') : one;
-  });
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](char one) { return one >= 'A' && one <= 'Z' ? static_cast<char>(one - 'A' + 'a') : one; });
   for (const Reason& one : reasons()) {
     for (const auto part : one.said) {
       if (says(lower, part)) return filled(one.means, {{"{title}", title}, {"{version}", version}, {"{gpu}", gpu}});
@@ -92,7 +93,8 @@ std::unique_ptr<TensorRTEngine> read_engine(TensorRTLibrary& library, const std:
   library.said();  // of something else
   std::string diagnosis;
   if (auto engine = library.deserialize(file.data(), file.size(), diagnosis)) return engine;
-  throw BackendError(refuses + reason(library.said() + " " + diagnosis, tensorrt_title(flavour), library.version(), gpu));
+  throw BackendError(refuses +
+                     reason(library.said() + " " + diagnosis, tensorrt_title(flavour), library.version(), gpu));
 }
 
 }  // namespace dit_deploy::runtime

@@ -35,7 +35,8 @@ class TensorRTRunner final : public Runner {
   TensorRTRunner(std::unique_ptr<TensorRTLibrary> library, std::shared_ptr<CudaDevice> device, TensorRTFile file)
       : file_(std::move(file)), device_(std::move(device)), library_(std::move(library)) {
     const CudaDevice::Scope scope(*device_);
-    engine_ = read_engine(*library_, file_.flavour, file_.path, device_->gpu() + " (" + device_->compute_capability() + ")");
+    engine_ =
+        read_engine(*library_, file_.flavour, file_.path, device_->gpu() + " (" + device_->compute_capability() + ")");
     check_tensors();
     if (!file_.weights.empty() && !engine_->refit(file_.weights)) {
       throw failed("does not take the weights of " + file_.weights.filename().string());
@@ -100,7 +101,8 @@ class TensorRTRunner final : public Runner {
   // What the engine does not do, and what the library said of it.
   BackendError failed(const std::string& does) const {
     const std::string heard = one_line(library_->said(), 300);
-    return BackendError(tensorrt_title(file_.flavour) + ": " + what() + " " + does + (heard.empty() ? "" : ": " + heard));
+    return BackendError(tensorrt_title(file_.flavour) + ": " + what() + " " + does +
+                        (heard.empty() ? "" : ": " + heard));
   }
 
  private:
@@ -124,7 +126,8 @@ class TensorRTRunner final : public Runner {
                            ", expected " + bundle::dtype_name(spec.dtype) + "; build it again");
       }
       if (!engine_->on_device(spec.name)) {
-        throw BackendError(what() + ": " + spec.name + " is a shape on the host, which no component has; build it again");
+        throw BackendError(what() + ": " + spec.name +
+                           " is a shape on the host, which no component has; build it again");
       }
     }
   }
@@ -149,7 +152,8 @@ class TensorRTRunner final : public Runner {
       if (holds) return profile;
     }
     std::vector<std::string> came;
-    for (const auto& spec : file_.component.inputs) came.push_back(spec.name + " " + list_text(bundle::shape_of(spec, sizes)));
+    for (const auto& spec : file_.component.inputs)
+      came.push_back(spec.name + " " + list_text(bundle::shape_of(spec, sizes)));
     throw BackendError(what() + ": no profile holds " + join(came) + "; build an engine for this size");
   }
 
@@ -175,7 +179,7 @@ class TensorRTBinding final : public BufferedBinding {
 
   ~TensorRTBinding() override {
     try {
-      cuda_.synchronize();  // what was queued uses the context
+      cuda_.synchronize();           // what was queued uses the context
     } catch (const BackendError&) {  // then nothing is computed any more
     }
     const CudaDevice::Scope scope(cuda_);

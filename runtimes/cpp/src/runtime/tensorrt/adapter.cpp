@@ -89,9 +89,7 @@ nvinfer1::Dims dims_of(const Shape& shape) {
   return dims;
 }
 
-Shape shape_from(const nvinfer1::Dims& dims) {
-  return dims.nbDims < 0 ? Shape{} : Shape(dims.d, dims.d + dims.nbDims);
-}
+Shape shape_from(const nvinfer1::Dims& dims) { return dims.nbDims < 0 ? Shape{} : Shape(dims.d, dims.d + dims.nbDims); }
 
 class Context final : public TensorRTContext {
  public:
@@ -177,8 +175,8 @@ class Engine final : public TensorRTEngine {
   bool refit(const std::filesystem::path& graph) override {
     const auto make_refitter = library_.function<MakeRefitter>("createInferRefitter_INTERNAL");
     const DynamicLibrary parser_library(kParser);
-    const auto make_parser = parser_library ? parser_library.function<MakeParserRefitter>("createNvOnnxParserRefitter_INTERNAL")
-                                            : nullptr;
+    const auto make_parser =
+        parser_library ? parser_library.function<MakeParserRefitter>("createNvOnnxParserRefitter_INTERNAL") : nullptr;
     if (make_refitter == nullptr || make_parser == nullptr) {
       logger_.log(nvinfer1::ILogger::Severity::kERROR,
                   parser_library ? "the library cannot refit" : parser_library.problem().c_str());
@@ -187,8 +185,8 @@ class Engine final : public TensorRTEngine {
     const std::unique_ptr<nvinfer1::IRefitter> refitter(
         static_cast<nvinfer1::IRefitter*>(make_refitter(engine_.get(), &logger_, NV_TENSORRT_VERSION)));
     if (!refitter) return false;
-    const std::unique_ptr<nvonnxparser::IParserRefitter> parser(static_cast<nvonnxparser::IParserRefitter*>(
-        make_parser(refitter.get(), &logger_, NV_ONNX_PARSER_VERSION)));
+    const std::unique_ptr<nvonnxparser::IParserRefitter> parser(
+        static_cast<nvonnxparser::IParserRefitter*>(make_parser(refitter.get(), &logger_, NV_ONNX_PARSER_VERSION)));
     return parser && parser->refitFromFile(graph.u8string().c_str()) && refitter->refitCudaEngine();
   }
 
@@ -285,11 +283,11 @@ class Library final : public TensorRTLibrary {
     std::uint64_t found = 0;
     runtime_->getEngineValidity(data, static_cast<std::int64_t>(size), &found);
     std::string names;
-    for (const auto& [bit, name] : {std::pair{Bit::kVERSION_MISMATCH, " VERSION_MISMATCH"},
-                                    std::pair{Bit::kUNSUPPORTED_CC, " UNSUPPORTED_CC"},
-                                    std::pair{Bit::kOLD_CUDA_DRIVER, " OLD_CUDA_DRIVER"},
-                                    std::pair{Bit::kINSUFFICIENT_GPU_MEMORY, " INSUFFICIENT_GPU_MEMORY"},
-                                    std::pair{Bit::kMALFORMED_ENGINE, " MALFORMED_ENGINE"}}) {
+    for (const auto& [bit, name] :
+         {std::pair{Bit::kVERSION_MISMATCH, " VERSION_MISMATCH"}, std::pair{Bit::kUNSUPPORTED_CC, " UNSUPPORTED_CC"},
+          std::pair{Bit::kOLD_CUDA_DRIVER, " OLD_CUDA_DRIVER"},
+          std::pair{Bit::kINSUFFICIENT_GPU_MEMORY, " INSUFFICIENT_GPU_MEMORY"},
+          std::pair{Bit::kMALFORMED_ENGINE, " MALFORMED_ENGINE"}}) {
       if ((found & static_cast<std::uint64_t>(bit)) != 0) names += name;
     }
     return names;
