@@ -148,7 +148,7 @@ void append_ascii(std::string& out, std::string_view text) {
     if (found != std::string_view::npos) {
       out += '\\';
       out += kLetters[found];
-    } else if (one.code >= 0x20 && one.code < 0x80) {
+    } else if (one.code >= 0x20 && one.code < 0x7f) {
       out += static_cast<char>(one.code);
     } else if (one.code >= 0x10000) {
       escape(0xd800 + ((one.code - 0x10000) >> 10));

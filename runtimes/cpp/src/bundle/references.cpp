@@ -69,6 +69,11 @@ class Bytes {
     return static_cast<unsigned char>(window_[static_cast<std::size_t>(position - start_)]);
   }
 
+  bool holds(std::uint64_t start, std::uint64_t end, std::string_view text) {
+    if (end - start != text.size()) return false;
+    return std::all_of(text.begin(), text.end(), [&](char one) { return static_cast<char>(at(start++)) == one; });
+  }
+
   std::string text(std::uint64_t start, std::uint64_t end) {
     if (end - start > kLongestText)
       malformed("a name of " + std::to_string(end - start) + " bytes at byte " + std::to_string(start));
@@ -207,7 +212,7 @@ class Walk {
         seen = true;
         visit(entered->inner, field.start, field.end, depth + 1);
       } else if (message == Message::kNode && field.number == kNodeOpType && field.wire == 2 && !context &&
-                 field.end - field.start == 9 && bytes_.text(field.start, field.end) == "EPContext") {
+                 bytes_.holds(field.start, field.end, "EPContext")) {
         context = true;  // named twice, it is looked at once
         visit_context(start, end);
       }

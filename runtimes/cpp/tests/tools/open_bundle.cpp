@@ -1,18 +1,18 @@
-// Opens a bundle or an engine and prints the verdict, for tests/runtimes/cpp/test_bundle_twins.py to hold against
-// Python's: "ok", or "InputError: message".
-//
-//   open_bundle              reads lines of "open PATH", "engine NAME PATH", "verify PATH", "scheduler PATH"; each
-//                            answer is lines that end with an empty one
+// Opens bundles and engines and prints the verdicts, for tests/runtimes/cpp/test_bundle_twins.py to hold against
+// Python's. Each line that comes is a JSON object: "do" (open, use, engine, component, verify, references), "path", and
+// "name" of an engine or component. Each answer is a line with a JSON list: ["ok", …], or ["InputError: message"].
 #include <iostream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <string>
 
 #include "bundle/bundle.h"
+#include "bundle/json.h"
+#include "bundle/references.h"
 
 namespace {
 
 using namespace dit_deploy;
+using nlohmann::json;
 
 const char* name_of(const Error& error) {
   if (dynamic_cast<const IntegrityError*>(&error) != nullptr) return "IntegrityError";
@@ -20,41 +20,43 @@ const char* name_of(const Error& error) {
   return dynamic_cast<const InputError*>(&error) != nullptr ? "InputError" : "another error";
 }
 
-// Does everything that a runtime does before it opens a graph.
-void use(const bundle::Bundle& opened) {
-  opened.scheduler_config();
-  for (const auto& [name, component] : opened.manifest().components) opened.component_path(name);
-  bundle::solver_component(opened.manifest());
+json references(const std::string& path) {
+  json list = json::array({"ok"});
+  const bundle::References found = bundle::read_references(std::filesystem::u8path(path));
+  for (const bundle::ExternalData& one : found.tensors)
+    list.push_back(json::array({one.tensor, one.location, one.offset, one.length}));
+  for (const std::string& one : found.contexts) list.push_back(one);
+  return list;
 }
 
-void answer(const std::string& line) {
-  std::istringstream words(line);
-  std::string what, name, path;
-  words >> what;
-  if (what == "engine") words >> name;
-  std::getline(words >> std::ws, path);
-  if (what == "verify") {
-    for (const std::string& problem : bundle::verify(path)) std::cout << problem << "\n";
-    return;
+json answer(const json& question) {
+  const std::string what = question.at("do"), path = question.at("path"), name = question.value("name", "");
+  if (what == "verify") return bundle::verify(std::filesystem::u8path(path));
+  if (what == "references") return references(path);
+  const bundle::Bundle opened = bundle::Bundle::open(std::filesystem::u8path(path));
+  if (what == "use") {  // everything that a runtime reads before it opens a graph
+    opened.scheduler_config();
+    for (const auto& [key, component] : opened.manifest().components) opened.component_path(key);
+    bundle::solver_component(opened.manifest());
   }
-  const bundle::Bundle opened = bundle::Bundle::open(path);
-  if (what == "use") use(opened);
+  if (what == "component") opened.check(name);
   if (what == "engine") {
     const bundle::Engine engine = opened.engine(name);
     for (const auto& [component, built] : engine.record().components) engine.check(component);
   }
-  std::cout << "ok\n";
+  return json::array({"ok"});
 }
 
 }  // namespace
 
 int main() {
   for (std::string line; std::getline(std::cin, line);) {
+    json found;
     try {
-      answer(line);
+      found = answer(json::parse(line));
     } catch (const Error& error) {
-      std::cout << name_of(error) << ": " << error.what() << "\n";
+      found = json::array({std::string(name_of(error)) + ": " + error.what()});
     }
-    std::cout << std::endl;
+    std::cout << found.dump(-1, ' ', true, json::error_handler_t::replace) << std::endl;
   }
 }
