@@ -28,10 +28,10 @@ class Generator {
   void draw_blocks(float* out, std::size_t count);
   void draw_scalars(float* out, std::size_t count);
 
-  std::array<std::uint32_t, kWords> state_;   // of the Mersenne twister
-  std::array<std::uint32_t, kWords> words_;   // what it yields from there
-  std::size_t position_ = kWords;             // of the next word
-  std::optional<double> kept_;                // the second half of a pair, for the next draw of single values
+  std::array<std::uint32_t, kWords> state_;  // of the Mersenne twister
+  std::array<std::uint32_t, kWords> words_;  // what it yields from there
+  std::size_t position_ = kWords;            // of the next word
+  std::optional<double> kept_;               // the second half of a pair, for the next draw of single values
 };
 
 // The noise of one generation, as diffusers' randn_tensor: one generator for the whole batch, or one a sample.

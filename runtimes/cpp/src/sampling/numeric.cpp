@@ -15,7 +15,7 @@ std::vector<double> linspace(double start, double stop, std::size_t count, bool 
   for (std::size_t index = 0; index < count; ++index) {
     const auto position = static_cast<double>(index);
     // numpy's order where a step is 0 or there is none
-    const double offset = parts == 0 ? position * delta
+    const double offset = parts == 0  ? position * delta
                           : step == 0 ? position / static_cast<double>(parts) * delta
                                       : position * step;
     values[index] = offset + start;
@@ -36,7 +36,8 @@ std::vector<double> falling_range(double start, double step) {
   const double length = std::ceil((0 - start) / step);
   std::vector<double> values(length > 0 ? static_cast<std::size_t>(length) : 0);
   const double delta = (start + step) - start;
-  for (std::size_t index = 0; index < values.size(); ++index) values[index] = start + static_cast<double>(index) * delta;
+  for (std::size_t index = 0; index < values.size(); ++index)
+    values[index] = start + static_cast<double>(index) * delta;
   return values;
 }
 

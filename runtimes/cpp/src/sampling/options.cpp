@@ -54,8 +54,8 @@ Options::Options(std::string scheduler, const json& defaults, const json& config
     } else if (carried.count(name) == 0) {
       std::vector<std::string> known;
       for (const auto& item : defaults.items()) known.push_back(item.key());
-      throw InputError(scheduler_ + ": unknown option " + one_line(name) + "=" + value_repr(value) +
-                       "; it has " + join(known));
+      throw InputError(scheduler_ + ": unknown option " + one_line(name) + "=" + value_repr(value) + "; it has " +
+                       join(known));
     }
   }
   if (has("thresholding") && truthy(get("thresholding"))) {
@@ -66,8 +66,7 @@ Options::Options(std::string scheduler, const json& defaults, const json& config
 Options::~Options() = default;
 
 void Options::refuse(const std::string& name, const std::string& supported) const {
-  throw InputError(scheduler_ + ": " + name + "=" + value_repr(get(name)) +
-                   " is not supported: " + supported);
+  throw InputError(scheduler_ + ": " + name + "=" + value_repr(get(name)) + " is not supported: " + supported);
 }
 
 const json& Options::get(const std::string& name) const { return values_->at(name); }

@@ -28,7 +28,7 @@ struct Solver {
   // Whether diffusers counts the class among those that share configs. Such a config carries options of the other
   // classes, which do nothing.
   bool compatible = true;
-  unsigned takes = 0;  // which of a request's sigmas, mu and eta it has a use for
+  unsigned takes = 0;    // which of a request's sigmas, mu and eta it has a use for
   bool leaking = false;  // it reads sigma_min and sigma_max, which are other classes' options, where a config has them
 };
 
@@ -72,8 +72,8 @@ constexpr ShortName kShortNames[] = {
 constexpr const char* kEnds[] = {"sigma_min", "sigma_max"};
 
 // Options of compatible diffusers classes that have no solver here: they too may be carried along.
-constexpr const char* kForeignOptions[] = {"algorithm_type", "noise_sampler_seed", "rho",            "sigma_data",
-                                           "sigma_max",      "sigma_min",          "sigma_schedule", "solver_p"};
+constexpr const char* kForeignOptions[] = {"algorithm_type", "noise_sampler_seed", "rho",     "sigma_data", "sigma_max",
+                                           "sigma_min",      "sigma_schedule",     "solver_p"};
 
 // The options that diffusers drops in silence where a compatible class does not have them.
 std::set<std::string> carried_options() {
@@ -94,8 +94,8 @@ std::vector<std::string> names_of(const Entry (&entries)[count]) {
 }
 
 const Solver* find_solver(const std::string& name) {
-  const auto* found = std::find_if(std::begin(kSolvers), std::end(kSolvers),
-                                   [&](const Solver& solver) { return name == solver.name; });
+  const auto* found =
+      std::find_if(std::begin(kSolvers), std::end(kSolvers), [&](const Solver& solver) { return name == solver.name; });
   return found == std::end(kSolvers) ? nullptr : found;
 }
 
@@ -159,9 +159,8 @@ void check_sigmas(const std::vector<double>& sigmas, std::int64_t steps) {
     texts.push_back(number_repr(sigmas[index]));
   }
   if (falling) return;
-  throw InputError("sigmas: expected num_inference_steps = " + std::to_string(steps) +
-                   " falling numbers in (0, 1], " + std::to_string(sigmas.size()) + " came: (" + join(texts) +
-                   (texts.size() == 1 ? ",)" : ")"));
+  throw InputError("sigmas: expected num_inference_steps = " + std::to_string(steps) + " falling numbers in (0, 1], " +
+                   std::to_string(sigmas.size()) + " came: (" + join(texts) + (texts.size() == 1 ? ",)" : ")"));
 }
 
 bool is_json(const std::string& text) {

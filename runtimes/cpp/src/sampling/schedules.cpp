@@ -27,8 +27,7 @@ Singles trained_betas(const Options& options, std::size_t count) {
     }
   }
   if (values.size() != count) {
-    options.refuse("trained_betas",
-                   "a list of num_train_timesteps = " + std::to_string(count) + " numbers of 0 to 1");
+    options.refuse("trained_betas", "a list of num_train_timesteps = " + std::to_string(count) + " numbers of 0 to 1");
   }
   return values;
 }

@@ -74,16 +74,15 @@ TEST_CASE("a state's samples are numpy's") {
 }
 
 TEST_CASE("a state asks for what a row needs") {
-  const SolverTable table = sampling::solver_table(
-      {{"_class_name", "DDPMScheduler"}, {"variance_type", "learned_range"}}, {4, 0, {}, {}, 0});
+  const SolverTable table =
+      sampling::solver_table({{"_class_name", "DDPMScheduler"}, {"variance_type", "learned_range"}}, {4, 0, {}, {}, 0});
   SolverState state(table, kSize);
   const std::vector<float> values(kSize, 0.5F);
   state.reset(values.data());
   const auto advanced = [&](std::size_t row, bool prediction, bool variance, bool noise) {
     const float* const there = values.data();
-    return message_of([&] {
-      state.advance(row, prediction ? there : nullptr, variance ? there : nullptr, noise ? there : nullptr);
-    });
+    return message_of(
+        [&] { state.advance(row, prediction ? there : nullptr, variance ? there : nullptr, noise ? there : nullptr); });
   };
   CHECK(advanced(1, true, true, true) == "row: 1 came, 0 is next");
   CHECK(advanced(0, false, true, true).rfind("prediction: none came", 0) == 0);

@@ -31,15 +31,9 @@ sampling::SolverRequest request_of(const json& given) {
 
 // A row in the golden file's order.
 std::vector<double> flat(const sampling::Row& row) {
-  std::vector<double> numbers{row.timestep,
-                              static_cast<double>(row.step),
-                              row.input_scale,
-                              row.output[0],
-                              row.output[1],
-                              row.clip,
-                              static_cast<double>(row.noise_draws),
-                              row.log_variance[0],
-                              row.log_variance[1]};
+  std::vector<double> numbers{
+      row.timestep, static_cast<double>(row.step),        row.input_scale,     row.output[0],      row.output[1],
+      row.clip,     static_cast<double>(row.noise_draws), row.log_variance[0], row.log_variance[1]};
   numbers.insert(numbers.end(), row.saved.begin(), row.saved.end());
   numbers.insert(numbers.end(), row.sample.begin(), row.sample.end());
   return numbers;
@@ -109,9 +103,7 @@ TEST_CASE("schedulers' names mean what they mean in Python") {
 
 TEST_CASE("a config as text is read strictly") {
   const json own{{"_class_name", "DDIMScheduler"}};
-  const auto asked = [&](const char* text) {
-    return message_of([&] { sampling::resolve_scheduler(own, text); });
-  };
+  const auto asked = [&](const char* text) { return message_of([&] { sampling::resolve_scheduler(own, text); }); };
   CHECK(sampling::resolve_scheduler(own, " {\"_class_name\": \"LCMScheduler\", \"beta_end\": -Infinity}\n") ==
         json{{"_class_name", "LCMScheduler"}, {"beta_end", -std::numeric_limits<double>::infinity()}});
   for (const char* text : {"{", "{\"_class_name\": \"LCMScheduler\"} x", "{\"_class_name\": 1, \"_class_name\": 2}",
@@ -167,8 +159,8 @@ TEST_CASE("what a config takes the model's output for") {
   CHECK(sampling::prediction_type({{"_class_name", "DDIMScheduler"}}) == "epsilon");
   CHECK(sampling::prediction_type({{"_class_name", "DDIMScheduler"}, {"prediction_type", "v_prediction"}}) ==
         "v_prediction");
-  CHECK(sampling::prediction_type({{"_class_name", "EulerDiscreteScheduler"}, {"prediction_type", "original_sample"}}) ==
-        "sample");
+  CHECK(sampling::prediction_type(
+            {{"_class_name", "EulerDiscreteScheduler"}, {"prediction_type", "original_sample"}}) == "sample");
   CHECK(sampling::prediction_type(json{{"_class_name", "FlowMatchHeunDiscreteScheduler"}}) == "flow_prediction");
   CHECK(sampling::num_train_timesteps(json{{"_class_name", "DDIMScheduler"}}) == 1000);
   CHECK(sampling::num_train_timesteps({{"_class_name", "DDIMScheduler"}, {"num_train_timesteps", 250}}) == 250);

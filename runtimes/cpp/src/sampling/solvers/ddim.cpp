@@ -12,7 +12,8 @@
 namespace dit_deploy::sampling {
 
 nlohmann::json ddim_options() {
-  return merged({beta_options(), dynamic_thresholding_options(),
+  return merged({beta_options(),
+                 dynamic_thresholding_options(),
                  {{"clip_sample", true},
                   {"clip_sample_range", 1.0},
                   {"set_alpha_to_one", true},
@@ -26,8 +27,8 @@ nlohmann::json ddim_options() {
 // row's timestep is another one (linspace, trailing).
 SolverTable build_ddim(const Options& options, const SolverRequest& request) {
   const std::string prediction_type = options.choice("prediction_type", {"epsilon", "sample", "v_prediction"});
-  const double clip = options.flag("clip_sample") ? options.number("clip_sample_range", 0)
-                                                  : std::numeric_limits<double>::infinity();
+  const double clip =
+      options.flag("clip_sample") ? options.number("clip_sample_range", 0) : std::numeric_limits<double>::infinity();
   check_steps(options, request.num_inference_steps);
   const auto steps = static_cast<std::size_t>(request.num_inference_steps);
   const std::vector<std::int64_t> timesteps = whole(spaced_timesteps(options, steps));
@@ -43,8 +44,7 @@ SolverTable build_ddim(const Options& options, const SolverRequest& request) {
     const std::int64_t target = timesteps[index] - stride;
     const double before = target >= 0 ? static_cast<double>(products[static_cast<std::size_t>(target)]) : final_level;
     const double signal = std::sqrt(level), noise = std::sqrt(1 - level);
-    const double variance =
-        divided(request.eta * request.eta * (1 - before), 1 - level) * (1 - divided(level, before));
+    const double variance = divided(request.eta * request.eta * (1 - before), 1 - level) * (1 - divided(level, before));
     // ε stays that of the unclipped prediction, so it is written over sample and prediction, not over m_0
     const double direction = std::sqrt(std::max(1 - before - variance, 0.0));
     const Pair epsilon = epsilon_from(prediction_type, signal, noise);

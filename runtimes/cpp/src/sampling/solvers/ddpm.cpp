@@ -19,7 +19,8 @@ constexpr double kSmallestVariance = 1e-20;
 }  // namespace
 
 nlohmann::json ddpm_options() {
-  return merged({beta_options(), dynamic_thresholding_options(),
+  return merged({beta_options(),
+                 dynamic_thresholding_options(),
                  {{"variance_type", "fixed_small"},
                   {"clip_sample", true},
                   {"clip_sample_range", 1.0},
@@ -37,8 +38,8 @@ SolverTable build_ddpm(const Options& options, const SolverRequest& request) {
   const std::string variance_type = options.choice(
       "variance_type", {"fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range"});
   const bool small = variance_type.rfind("fixed_small", 0) == 0;
-  const double clip = options.flag("clip_sample") ? options.number("clip_sample_range", 0)
-                                                  : std::numeric_limits<double>::infinity();
+  const double clip =
+      options.flag("clip_sample") ? options.number("clip_sample_range", 0) : std::numeric_limits<double>::infinity();
   check_steps(options, request.num_inference_steps);
   const auto steps = static_cast<std::size_t>(request.num_inference_steps);
   const std::vector<std::int64_t> timesteps = whole(spaced_timesteps(options, steps));

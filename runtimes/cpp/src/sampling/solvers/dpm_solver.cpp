@@ -92,8 +92,8 @@ Combination step_from(const Levels& levels, std::size_t index, std::int64_t orde
     } else {
       const double earlier = gap(levels, index - 2);
       const std::array<double, 3> older{0, 1 / earlier, -1 / earlier};
-      const double quadratic = scale * (exponential_less_1(x) - x + variant.curvature * squared(x) / 2) /
-                               squared(variant.exponent);
+      const double quadratic =
+          scale * (exponential_less_1(x) - x + variant.curvature * squared(x) / 2) / squared(variant.exponent);
       for (std::size_t k = 0; k < 3; ++k) {
         const double bend = (slope[k] - older[k]) / (before + earlier);
         outputs[k] += linear * (slope[k] + before * bend) + quadratic * bend;
@@ -110,7 +110,9 @@ Combination step_from(const Levels& levels, std::size_t index, std::int64_t orde
 }  // namespace
 
 nlohmann::json dpm_solver_options() {
-  return merged({beta_options(), dynamic_thresholding_options(), level_options(),
+  return merged({beta_options(),
+                 dynamic_thresholding_options(),
+                 level_options(),
                  {{"solver_order", 2},
                   {"prediction_type", "epsilon"},
                   {"algorithm_type", "dpmsolver++"},

@@ -48,7 +48,8 @@ nlohmann::json euler_ancestral_options() {
 }
 
 nlohmann::json euler_options() {
-  return merged({euler_ancestral_options(), sigma_spacing_options(),
+  return merged({euler_ancestral_options(),
+                 sigma_spacing_options(),
                  {{"interpolation_type", "linear"},
                   {"sigma_min", nullptr},
                   {"sigma_max", nullptr},

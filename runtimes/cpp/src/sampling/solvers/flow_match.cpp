@@ -84,17 +84,19 @@ FlowLevels finished(const Options& options, const std::vector<double>& sigmas, b
 nlohmann::json flow_heun_options() { return {{"num_train_timesteps", 1000}, {"shift", 1.0}}; }
 
 nlohmann::json flow_euler_options() {
-  return merged({flow_heun_options(), sigma_spacing_options(),
-                 {{"use_dynamic_shifting", false},
-                  // these four give mu from the number of image tokens; the pipelines compute it, and so does the caller
-                  {"base_shift", 0.5},
-                  {"max_shift", 1.15},
-                  {"base_image_seq_len", 256},
-                  {"max_image_seq_len", 4096},
-                  {"invert_sigmas", false},
-                  {"shift_terminal", nullptr},
-                  {"time_shift_type", "exponential"},
-                  {"stochastic_sampling", false}}});
+  return merged(
+      {flow_heun_options(),
+       sigma_spacing_options(),
+       {{"use_dynamic_shifting", false},
+        // these four give mu from the number of image tokens; the pipelines compute it, and so does the caller
+        {"base_shift", 0.5},
+        {"max_shift", 1.15},
+        {"base_image_seq_len", 256},
+        {"max_image_seq_len", 4096},
+        {"invert_sigmas", false},
+        {"shift_terminal", nullptr},
+        {"time_shift_type", "exponential"},
+        {"stochastic_sampling", false}}});
 }
 
 SolverTable build_flow_euler(const Options& options, const SolverRequest& request) {

@@ -12,7 +12,8 @@
 namespace dit_deploy::sampling {
 
 nlohmann::json heun_options() {
-  return merged({beta_options(), sigma_spacing_options(),
+  return merged({beta_options(),
+                 sigma_spacing_options(),
                  {{"beta_start", 0.00085},
                   {"beta_end", 0.012},
                   {"prediction_type", "epsilon"},
@@ -24,8 +25,8 @@ nlohmann::json heun_options() {
 
 SolverTable build_heun(const Options& options, const SolverRequest& request) {
   const std::string prediction_type = options.choice("prediction_type", {"epsilon", "sample", "v_prediction"});
-  const double clip = options.flag("clip_sample") ? options.number("clip_sample_range", 0)
-                                                  : std::numeric_limits<double>::infinity();
+  const double clip =
+      options.flag("clip_sample") ? options.number("clip_sample_range", 0) : std::numeric_limits<double>::infinity();
   const bool clipped = !std::isinf(clip);
   const EdmLevels levels = edm_levels(options, request, {"exp"});
   // Only x₀ can be clipped; the derivative is as well conditioned at the low sigmas as the prediction itself.

@@ -30,7 +30,8 @@ std::vector<std::size_t> distilled_timesteps(std::size_t train, std::size_t orig
 }  // namespace
 
 nlohmann::json lcm_options() {
-  return merged({beta_options(), dynamic_thresholding_options(),
+  return merged({beta_options(),
+                 dynamic_thresholding_options(),
                  {{"beta_start", 0.00085},
                   {"beta_end", 0.012},
                   {"beta_schedule", "scaled_linear"},
@@ -49,8 +50,8 @@ nlohmann::json lcm_options() {
 SolverTable build_lcm(const Options& options, const SolverRequest& request) {
   const std::string prediction_type = options.choice("prediction_type", {"epsilon", "sample", "v_prediction"});
   options.choice("timestep_spacing", spacings());
-  const double clip = options.flag("clip_sample") ? options.number("clip_sample_range", 0)
-                                                  : std::numeric_limits<double>::infinity();
+  const double clip =
+      options.flag("clip_sample") ? options.number("clip_sample_range", 0) : std::numeric_limits<double>::infinity();
   const double scaling = options.number("timestep_scaling");
   check_steps(options, request.num_inference_steps);
   const std::vector<float> products = alphas_cumprod(options);

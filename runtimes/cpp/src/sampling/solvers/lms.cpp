@@ -38,7 +38,8 @@ std::vector<double> weights(const std::vector<double>& nodes, double end) {
 }  // namespace
 
 nlohmann::json lms_options() {
-  return merged({beta_options(), sigma_spacing_options(),
+  return merged({beta_options(),
+                 sigma_spacing_options(),
                  {{"prediction_type", "epsilon"}, {"timestep_spacing", "linspace"}, {"steps_offset", 0}}});
 }
 

@@ -137,7 +137,9 @@ Step unipc_step(const Levels& levels, std::size_t index, std::size_t order, cons
 }  // namespace
 
 json unipc_options() {
-  return merged({beta_options(), dynamic_thresholding_options(), level_options(),
+  return merged({beta_options(),
+                 dynamic_thresholding_options(),
+                 level_options(),
                  {{"solver_order", 2},
                   {"prediction_type", "epsilon"},
                   {"predict_x0", true},
