@@ -17,6 +17,7 @@ Array = NDArray[np.float32]
 Terms = list[tuple[int, float]]
 
 _SAMPLE, _SAVED, _PREDICTION, _NOISE = range(len(BASIS))
+_PART = 8192  # elements
 
 
 class SolverState:
@@ -53,6 +54,7 @@ class SolverState:
         ]
         self._uses_noise = table.uses_noise.tolist()
         self._sample, self._saved, self._spare, self._scratch = (np.zeros(self.shape, np.float32) for _ in range(4))
+        self._wide = np.empty(_PART if table.needs_variance else 0, np.float64)
         self._spare_saved: Array | None = None  # only samplers that make a new saved sample need it
         self._outputs = [np.zeros(self.shape, np.float32) for _ in range(table.history)]
         self._next = 0
@@ -157,7 +159,13 @@ class SolverState:
         deviation = self._scratch
         np.multiply(variance, (largest - smallest) / 4, out=deviation, dtype=np.float32, casting="same_kind")
         deviation += (largest + smallest) / 4
-        np.exp(deviation, out=deviation)
+        # Through float64, so that every machine, and C++, rounds to the same float32.
+        flat = deviation.reshape(-1)
+        for first in range(0, flat.size, _PART):
+            part = flat[first : first + _PART]
+            wide = self._wide[: part.size]
+            wide[:] = part
+            part[:] = np.exp(wide, out=wide)
         deviation *= noise
         out += deviation
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 SEEDS = [0, 1, 42, 2**31, 2**32 - 1, 2**32, 2**32 + 7, 2**63 + 12345, 2**64 - 1]
 LIMIT = 1e-6
+CRC = 0xB56A7FED
 
 
 def generator(seed: int) -> torch.Generator:
@@ -68,6 +70,11 @@ def test_a_list_of_one_is_one_generator() -> None:
 
 def test_one_seed_continues_its_stream_over_the_batch() -> None:
     assert not np.array_equal(*NoiseSource(0).draw((2, 64)))
+
+
+def test_the_bits_are_those_of_every_machine() -> None:
+    # CRC-32 of the bytes; runtimes/cpp/tests/sampling/noise_test.cpp has the same number.
+    assert zlib.crc32(noise(42, (100_003,)).astype("<f4").tobytes()) == CRC
 
 
 def test_a_long_draw_is_fast() -> None:

@@ -16,8 +16,9 @@ constexpr std::size_t kHalf = 8;
 constexpr std::size_t kChunk = 32 * kBlock;  // words that are made at once
 constexpr double kTwoPi = 6.283185307179586;
 
-// The logarithm, sine and cosine are written out so that the compiler makes vector code of a loop over them: the C
-// library's take one number at a time. All are within 2 units in the last place for the arguments that occur.
+// The logarithm, sine and cosine are those of dit_deploy/sampling/elementary.py, operation by operation: a seed gives the
+// same bits as in Python, on every machine. Compilers make vector code of a loop over them, where the C library's take one
+// number at a time. All are within 2 units in the last place for the arguments that occur.
 
 inline std::uint32_t bits_of(float value) {
   std::uint32_t bits = 0;
@@ -57,7 +58,8 @@ inline void sine_cosine(float angle, float& sine_out, float& cosine_out) {
   // angle = quarter · π/2 + rest, with π/2 in three parts of which the first ones are multiplied exactly
   const auto quarter = static_cast<std::int32_t>(angle * 0.636619772F + 0.5F);
   const auto whole = static_cast<float>(quarter);
-  const float rest = ((angle - whole * 1.5703125F) - whole * 4.837512969970703125e-4F) - whole * 7.54978995489188216e-8F;
+  const float rest =
+      ((angle - whole * 1.5703125F) - whole * 4.837512969970703125e-4F) - whole * 7.54978995489188216e-8F;
   const float square = rest * rest;
   // Cephes' sinf and cosf
   const float sine =
@@ -213,8 +215,8 @@ void NoiseSource::draw(float* out, std::size_t batch, std::size_t each) {
     return;
   }
   if (batch != generators_.size()) {
-    throw InputError("seed: a list of " + std::to_string(generators_.size()) +
-                     " came, one a sample of the batch of " + std::to_string(batch) + " expected");
+    throw InputError("seed: a list of " + std::to_string(generators_.size()) + " came, one a sample of the batch of " +
+                     std::to_string(batch) + " expected");
   }
   for (std::size_t sample = 0; sample < batch; ++sample) generators_[sample].draw(out + sample * each, each);
 }

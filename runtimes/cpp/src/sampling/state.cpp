@@ -1,6 +1,7 @@
 #include "sampling/state.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <string>
 
@@ -30,7 +31,8 @@ SolverState::SolverState(const SolverTable& table, std::size_t size)
   for (const Row& row : table.rows) {
     sample_terms_.push_back(terms_of(row.sample.data(), row.sample.size()));
     saved_terms_.push_back(terms_of(row.saved.data(), row.saved.size()));
-    output_terms_.push_back(terms_of(row.output.data(), row.output.size()));
+    const std::array<double, kPrediction + 1> output{row.output[0], 0, row.output[1]};
+    output_terms_.push_back(terms_of(output.data(), output.size()));
     // only samplers that make a new saved sample need one
     if (!moves(saved_terms_.back())) spare_saved_.resize(size);
   }
@@ -69,14 +71,14 @@ void SolverState::advance(std::size_t row, const float* prediction, const float*
     std::rotate(outputs_.begin(), outputs_.end() - 1, outputs_.end());  // the oldest gives its place to this row's
     if (needs_output_[row]) {
       std::vector<float>& output = outputs_.front();
-      combine(output_terms_[row], true, prediction, noise, output);
+      combine(output_terms_[row], prediction, noise, output);
       const float clip = to_single(columns.clip);
       if (!std::isinf(clip)) {
         for (float& value : output) value = value < -clip ? -clip : value > clip ? clip : value;
       }
     }
   }
-  combine(sample_terms_[row], false, prediction, noise, spare_);
+  combine(sample_terms_[row], prediction, noise, spare_);
   if (columns.learned()) add_learned_noise(columns, variance, noise);
   save(saved_terms_[row], prediction, noise);
   sample_.swap(spare_);
@@ -98,14 +100,12 @@ void SolverState::save(const Terms& terms, const float* prediction, const float*
     saved_.swap(sample_);
     return;
   }
-  combine(terms, false, prediction, noise, spare_saved_);
+  combine(terms, prediction, noise, spare_saved_);
   saved_.swap(spare_saved_);
 }
 
-// out := Σ coefficient · basis; `out` is none of the basis that the terms name. The terms of an m_0 are over sample and
-// prediction alone.
-void SolverState::combine(const Terms& terms, bool output, const float* prediction, const float* noise,
-                          std::vector<float>& out) {
+// out := Σ coefficient · basis; `out` is none of the basis that the terms name.
+void SolverState::combine(const Terms& terms, const float* prediction, const float* noise, std::vector<float>& out) {
   if (terms.empty()) {
     std::fill(out.begin(), out.end(), 0.0F);
     return;
@@ -114,8 +114,7 @@ void SolverState::combine(const Terms& terms, bool output, const float* predicti
     const std::size_t end = std::min(begin + kChunk, out.size());
     bool first = true;
     for (const Term& term : terms) {
-      const std::size_t column = output && term.column == 1 ? kPrediction : term.column;
-      const float* const from = basis(column, prediction, noise);
+      const float* const from = basis(term.column, prediction, noise);
       const float factor = term.coefficient;
       float* const to = out.data();
       if (first) {
@@ -130,11 +129,16 @@ void SolverState::combine(const Terms& terms, bool output, const float* predicti
 
 const float* SolverState::basis(std::size_t column, const float* prediction, const float* noise) const {
   switch (column) {
-    case kSample: return sample_.data();
-    case kSaved: return saved_.data();
-    case kPrediction: return prediction;
-    case kNoise: return noise;
-    default: return outputs_[column - kOutputs].data();
+    case kSample:
+      return sample_.data();
+    case kSaved:
+      return saved_.data();
+    case kPrediction:
+      return prediction;
+    case kNoise:
+      return noise;
+    default:
+      return outputs_[column - kOutputs].data();
   }
 }
 
@@ -143,7 +147,8 @@ void SolverState::add_learned_noise(const Row& row, const float* variance, const
   const float slope = to_single((row.log_variance[1] - row.log_variance[0]) / 4);
   const float middle = to_single((row.log_variance[1] + row.log_variance[0]) / 4);
   for (std::size_t index = 0; index < size(); ++index) {
-    spare_[index] += std::exp(variance[index] * slope + middle) * noise[index];
+    // Through double, so that every machine, and Python, rounds to the same float.
+    spare_[index] += exp_through_double(variance[index] * slope + middle) * noise[index];
   }
 }
 

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "dit_deploy/errors.hpp"
@@ -36,6 +37,18 @@ TEST_CASE("noise is torch.randn's") {
     }
   }
   MESSAGE("largest difference from torch: ", largest);
+}
+
+TEST_CASE("noise has the bits that it has in Python, and on every machine") {
+  std::vector<float> values(100'003);
+  Generator(42).draw(values.data(), values.size());
+  std::uint32_t crc = ~0U;  // CRC-32 of the bytes, least first; tests/sampling/test_noise.py has the same number
+  for (const float value : values) {
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, &value, sizeof bits);
+    for (int bit = 0; bit < 32; ++bit) crc = crc >> 1 ^ (((crc ^ bits >> bit) & 1) != 0 ? 0xEDB88320U : 0U);
+  }
+  CHECK(~crc == 0xB56A7FEDU);
 }
 
 TEST_CASE("a generator does not depend on how its stream is cut into blocks of 16") {
