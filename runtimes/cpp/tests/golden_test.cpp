@@ -67,7 +67,8 @@ Golden read_golden(const fs::path& path) {
   golden.engine = words.at("engine").get<std::string>();
   for (std::size_t i = 0; golden.file.has("image." + std::to_string(i)); ++i) {
     const SafeTensor& image = golden.file.at("image." + std::to_string(i));
-    golden.request.image.push_back({image.shape.at(0), image.shape.at(1), image.shape.at(2), image.values<std::uint8_t>()});
+    golden.request.image.push_back(
+        {image.shape.at(0), image.shape.at(1), image.shape.at(2), image.values<std::uint8_t>()});
   }
   return golden;
 }

@@ -40,7 +40,8 @@ class StubBinding : public runtime::Binding {
         Held& held = (specs == &component.inputs ? inputs_ : outputs_)[spec.name];
         held.tensor.dtype = spec.dtype;
         held.tensor.shape = bundle::shape_of(spec, sizes);
-        held.tensor.bytes = static_cast<std::size_t>(bundle::elements(held.tensor.shape)) * bundle::dtype_size(spec.dtype);
+        held.tensor.bytes =
+            static_cast<std::size_t>(bundle::elements(held.tensor.shape)) * bundle::dtype_size(spec.dtype);
         held.memory.resize(held.tensor.bytes / sizeof(std::int64_t) + 1);
         held.tensor.data = held.memory.data();
       }

@@ -64,9 +64,10 @@ TEST_CASE("pipeline: what is not finite is an error that names where") {
        }) {
     CAPTURE(poisoned.component);
     runtime::Runners runners;
-    runners[poisoned.component] = std::make_unique<PoisonedRunner>(
-        runtime::open_onnxruntime(bundle->component_path(poisoned.component), bundle->component(poisoned.component), {}),
-        poisoned.output);
+    runners[poisoned.component] =
+        std::make_unique<PoisonedRunner>(runtime::open_onnxruntime(bundle->component_path(poisoned.component),
+                                                                   bundle->component(poisoned.component), {}),
+                                         poisoned.output);
     runtime::Drawing drawing(*bundle, plain_graphs(), std::move(runners));
     Request request = small_request();
     request.image = {gradient(32, 32)};

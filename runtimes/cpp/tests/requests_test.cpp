@@ -51,7 +51,8 @@ std::string comparable(std::string message) {
       {", or None, was expected", ", or 0 for all, was expected"},
   };
   for (const auto& [python, ours] : words) {
-    if (const auto at = message.find(python); at != std::string::npos) message.replace(at, std::string(python).size(), ours);
+    if (const auto at = message.find(python); at != std::string::npos)
+      message.replace(at, std::string(python).size(), ours);
   }
   for (auto at = message.find(".0"); at != std::string::npos; at = message.find(".0", at + 1)) {
     const bool after_digit = at > 0 && message[at - 1] >= '0' && message[at - 1] <= '9';
@@ -166,22 +167,21 @@ TEST_CASE("requests: conditions of a wrong name, type, shape or range") {
                       with("class_labels", Tensor::of({1}, std::vector<std::int32_t>{1})));
   demo->check_refused("InputError", "class_labels: shape is [1, 1] with 2 axes, expected 1: [batch]",
                       with("class_labels", Tensor::of({1, 1}, Longs{1})));
-  demo->check_refused("InputError", "class_labels: shape is [] with 0 axes", with("class_labels", Tensor::of({}, Longs{1})));
+  demo->check_refused("InputError", "class_labels: shape is [] with 0 axes",
+                      with("class_labels", Tensor::of({}, Longs{1})));
   demo->check_refused("InputError", "class_labels: axis 0 is 0", with("class_labels", Tensor::of({0}, Longs{})));
   demo->check_refused("InputError", "class_labels: axis 0 is -1", with("class_labels", Tensor::of({-1}, Longs{})));
   demo->check_refused("InputError", "class_labels: ", with("class_labels", Tensor::of({2}, Longs{1})));
-  demo->check_refused("InputError", "class_labels: ",
-                      with("class_labels", Tensor::of({std::int64_t{1} << 62}, Longs{1, 2, 3, 4})));
-  demo->check_refused("InputError", "class_labels: 99 is outside 0 … 10", with("class_labels", Tensor::of({1}, Longs{99})));
-  demo->check_refused("InputError", "class_labels: came twice", [](Request& request) {
-    request.conditions["class_labels"] = Tensor::of({1}, Longs{1});
-  });
-  demo->check_refused("InputError", "class_labels: 99 is outside 0 … 10", [](Request& request) {
-    request.unconditional["class_labels"] = Tensor::of({1}, Longs{99});
-  });
-  demo->check_refused("InputError", "unconditional: 'nothing' came", [](Request& request) {
-    request.unconditional["nothing"] = Tensor::of({1}, Longs{1});
-  });
+  demo->check_refused("InputError",
+                      "class_labels: ", with("class_labels", Tensor::of({std::int64_t{1} << 62}, Longs{1, 2, 3, 4})));
+  demo->check_refused("InputError", "class_labels: 99 is outside 0 … 10",
+                      with("class_labels", Tensor::of({1}, Longs{99})));
+  demo->check_refused("InputError", "class_labels: came twice",
+                      [](Request& request) { request.conditions["class_labels"] = Tensor::of({1}, Longs{1}); });
+  demo->check_refused("InputError", "class_labels: 99 is outside 0 … 10",
+                      [](Request& request) { request.unconditional["class_labels"] = Tensor::of({1}, Longs{99}); });
+  demo->check_refused("InputError", "unconditional: 'nothing' came",
+                      [](Request& request) { request.unconditional["nothing"] = Tensor::of({1}, Longs{1}); });
   demo->check_refused("InputError", "class_labels: ", [](Request& request) {  // another batch than the labels'
     request.unconditional["class_labels"] = Tensor::of({2}, Longs{1, 1});
   });
@@ -215,12 +215,12 @@ TEST_CASE("requests: what this bundle has no use for, and sizes that no machine 
     demo->check_refused("InputError", "height: ", [=](Request& request) { request.height = size; });
     demo->check_refused("InputError", "width: ", [=](Request& request) { request.width = size; });
   }
-  demo->check_refused("InputError", "num_inference_steps: ",
-                      [](Request& request) { request.num_inference_steps = INT64_MAX; });
-  demo->check_refused("InputError", "num_inference_steps: ",
-                      [](Request& request) { request.num_inference_steps = INT64_MIN; });
-  demo->check_refused("InputError", "guidance channels: ",
-                      [](Request& request) { request.guidance_channels = INT64_MAX; });
+  demo->check_refused("InputError",
+                      "num_inference_steps: ", [](Request& request) { request.num_inference_steps = INT64_MAX; });
+  demo->check_refused("InputError",
+                      "num_inference_steps: ", [](Request& request) { request.num_inference_steps = INT64_MIN; });
+  demo->check_refused("InputError",
+                      "guidance channels: ", [](Request& request) { request.guidance_channels = INT64_MAX; });
   demo->check_refused("InputError", "class_labels: ", [](Request& request) { request.class_labels = {INT64_MIN}; });
   demo->check_still_draws();
 }
@@ -237,9 +237,7 @@ TEST_CASE("requests: noise and pictures that are not what they say") {
   demo->check_refused("InputError", "noise: ", noise({-1, -4, 8, 8}, 256));
   demo->check_refused("InputError", "noise: ", noise({std::int64_t{1} << 62, 4, 8, 8}, 256));
 
-  const auto image = [](Picture picture) {
-    return [=](Request& request) { request.image = {picture}; };
-  };
+  const auto image = [](Picture picture) { return [=](Request& request) { request.image = {picture}; }; };
   Picture picture = black(32, 32);
   picture.pixels.pop_back();
   demo->check_refused("InputError", "image: 3071 bytes of pixels came, expected 3072", image(picture));
@@ -265,10 +263,11 @@ TEST_CASE("requests: schedulers as text") {
   const auto scheduler = [](std::string text) { return [=](Request& request) { request.scheduler = text; }; };
   std::string deep;
   for (int i = 0; i < 100000; ++i) deep += "[";
-  for (const std::string& text : {std::string("{"), std::string("{}"), std::string("[]"), std::string("{\"_class_name\": 5}"),
-                                  std::string("{\"_class_name\": \"DDIMScheduler\", \"beta_start\": 1e999}"),
-                                  std::string("\xff\xfe"), std::string("a\nb"), std::string(100000, 'x'), deep, "{\"a\":" + deep,
-                                  std::string("null"), std::string(1, '\0')}) {
+  for (const std::string& text :
+       {std::string("{"), std::string("{}"), std::string("[]"), std::string("{\"_class_name\": 5}"),
+        std::string("{\"_class_name\": \"DDIMScheduler\", \"beta_start\": 1e999}"), std::string("\xff\xfe"),
+        std::string("a\nb"), std::string(100000, 'x'), deep, "{\"a\":" + deep, std::string("null"),
+        std::string(1, '\0')}) {
     INFO(text.substr(0, 60));
     demo->check_refused("InputError", "", scheduler(text));
   }

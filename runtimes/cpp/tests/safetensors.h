@@ -82,7 +82,8 @@ inline SafeTensors parse_safetensors(const std::vector<std::byte>& bytes) {
     }
     std::uint64_t expected = safetensors_width(tensor.dtype);
     for (const std::int64_t size : tensor.shape) {
-      if (size < 0 || (size > 0 && expected > std::numeric_limits<std::uint64_t>::max() / static_cast<std::uint64_t>(size))) {
+      if (size < 0 ||
+          (size > 0 && expected > std::numeric_limits<std::uint64_t>::max() / static_cast<std::uint64_t>(size))) {
         throw std::runtime_error(name + ": its shape is no shape");
       }
       expected *= static_cast<std::uint64_t>(size);

@@ -25,7 +25,8 @@ double seconds_to_run() {
 
 Picture gradient(std::int64_t height, std::int64_t width) {
   Picture picture{height, width, 3, {}};
-  for (std::int64_t i = 0; i < height * width * 3; ++i) picture.pixels.push_back(static_cast<std::uint8_t>(i * 7 % 251));
+  for (std::int64_t i = 0; i < height * width * 3; ++i)
+    picture.pixels.push_back(static_cast<std::uint8_t>(i * 7 % 251));
   return picture;
 }
 
@@ -35,7 +36,8 @@ std::vector<Request> mixed_requests() {
   const char* schedulers[] = {"", "dpmsolver++", "unipc", "euler-ancestral", "heun", "ddpm"};
   for (std::size_t i = 0; i < 12; ++i) {
     Request request;
-    for (std::size_t label = 0; label <= i % 3; ++label) request.class_labels.push_back(static_cast<std::int64_t>(i + label) % 10);
+    for (std::size_t label = 0; label <= i % 3; ++label)
+      request.class_labels.push_back(static_cast<std::int64_t>(i + label) % 10);
     request.num_inference_steps = 2 + static_cast<std::int64_t>(i % 3);
     request.scheduler = schedulers[i % 6];
     request.seed = {i};
