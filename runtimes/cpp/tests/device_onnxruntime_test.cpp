@@ -54,7 +54,7 @@ void fill(Binding& binding, float shift = 0) {
   for (std::size_t i = 0; i < binding.input("latents")->bytes / sizeof(float); ++i) {
     latents[i] = std::sin(static_cast<float>(i)) + shift;
   }
-  static_cast<float*>(binding.input("timestep")->data)[1] = 500;
+  static_cast<float*>(binding.input("timestep")->data)[0] = 500;
   static_cast<std::int64_t*>(binding.input("class_labels")->data)[0] = 7;
 }
 
