@@ -148,7 +148,8 @@ void SolverState::add_learned_noise(const Row& row, const float* variance, const
   const float middle = to_single((row.log_variance[1] + row.log_variance[0]) / 4);
   for (std::size_t index = 0; index < size(); ++index) {
     // Through double, so that every machine, and Python, rounds to the same float.
-    spare_[index] += exp_through_double(variance[index] * slope + middle) * noise[index];
+    const auto deviation = static_cast<float>(std::exp(static_cast<double>(variance[index] * slope + middle)));
+    spare_[index] += deviation * noise[index];
   }
 }
 

@@ -38,7 +38,7 @@ class SolverState {
   // Whether the new saved sample is one that there is already.
   static bool moves(const Terms& terms) { return keeps(terms) || takes(terms); }
 
-  void combine(const Terms& terms, bool output, const float* prediction, const float* noise, std::vector<float>& out);
+  void combine(const Terms& terms, const float* prediction, const float* noise, std::vector<float>& out);
   const float* basis(std::size_t column, const float* prediction, const float* noise) const;
   void save(const Terms& terms, const float* prediction, const float* noise);
   void add_learned_noise(const Row& row, const float* variance, const float* noise);
