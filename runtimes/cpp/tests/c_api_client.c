@@ -120,9 +120,10 @@ static const char* no_bundle(char* scratch) {
   DONE(dit_deploy_options_set_threads(options, 1, &error));
   DONE(dit_deploy_options_set_provider_library(options, "OpenVINOExecutionProvider", "libplugin.so", &error));
   DONE(dit_deploy_options_set_provider_option(options, "device_id", "0", &error));
-  CALL(dit_deploy_open("/no/such/bundle", options, &pipeline, &error), DIT_DEPLOY_BUNDLE_ERROR, "/no/such/bundle");
+  CALL(dit_deploy_open("/no/such/bundle", options, &pipeline, &error), DIT_DEPLOY_BUNDLE_ERROR,
+       "there is no /no/such/bundle");
   HOLD(pipeline == NULL);
-  CALL(dit_deploy_verify("/no/such/bundle", &report, &error), DIT_DEPLOY_BUNDLE_ERROR, "/no/such/bundle");
+  CALL(dit_deploy_verify("/no/such/bundle", &report, &error), DIT_DEPLOY_BUNDLE_ERROR, "there is no /no/such/bundle");
   HOLD(report == NULL);
   dit_deploy_options_free(options);
   return NULL;

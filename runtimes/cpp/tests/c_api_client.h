@@ -6,7 +6,7 @@
 extern "C" {
 #endif
 
-/* Each returns NULL, or what went wrong first. `scratch` is where that is written. */
+/* Each writes what went wrong first to `scratch`, which begins empty, and returns it; or NULL. */
 enum { kScratch = 1000 };
 const char* client_without_a_bundle(char* scratch);
 /* Draws from a bundle of a class-conditional model. */

@@ -3,6 +3,7 @@
 #include <array>
 #include <filesystem>
 #include <optional>
+#include <string>
 
 #include "c_api_client.h"
 #include "dit_deploy.h"
@@ -11,17 +12,18 @@
 namespace dit_deploy::tests {
 namespace {
 
-// A bundle that golden.py wrote goldens of.
+// A bundle with a VAE that golden.py wrote goldens of.
 std::optional<std::filesystem::path> golden_bundle() {
   const auto folder = golden_folder();
   if (!folder) return std::nullopt;
-  std::filesystem::path place = *folder;
-  if (!std::filesystem::exists(place / "golden.json")) {
-    for (const auto& entry : std::filesystem::directory_iterator(*folder)) {
-      if (std::filesystem::exists(entry.path() / "golden.json")) place = entry.path();
-    }
+  for (const auto& place : {*folder, *folder / "fashion"}) {
+    if (!std::filesystem::exists(place / "golden.json")) continue;
+    const auto bundle =
+        place / read_document(place / "golden.json", "dit-deploy-golden").at("bundle").get<std::string>();
+    if (std::filesystem::exists(bundle / "vae_decoder")) return bundle;
   }
-  return place / read_document(place / "golden.json", "dit-deploy-golden").at("bundle").get<std::string>();
+  skip("no golden files of a bundle with a VAE: run `" + std::string(kGoldenCommand) + "`");
+  return std::nullopt;
 }
 
 int throws(int64_t, int64_t, const float*, const int64_t*, std::size_t, void*) { throw 7; }
@@ -30,16 +32,16 @@ int throws(int64_t, int64_t, const float*, const int64_t*, std::size_t, void*) {
 
 TEST_CASE("a program in C gets a status and a line for whatever it does wrong") {
   std::array<char, kScratch> scratch{};
-  const char* wrong = client_without_a_bundle(scratch.data());
-  CHECK_MESSAGE(wrong == nullptr, wrong);
+  client_without_a_bundle(scratch.data());
+  CHECK(std::string(scratch.data()) == "");
 }
 
 TEST_CASE("a program in C draws") {
   const auto bundle = golden_bundle();
   if (!bundle) return;
   std::array<char, kScratch> scratch{};
-  const char* wrong = client_with_a_bundle(bundle->u8string().c_str(), scratch.data());
-  CHECK_MESSAGE(wrong == nullptr, wrong);
+  client_with_a_bundle(bundle->u8string().c_str(), scratch.data());
+  CHECK(std::string(scratch.data()) == "");
 }
 
 TEST_CASE("a callback that throws ends the run, and nothing else") {
