@@ -1,30 +1,14 @@
 #include <doctest/doctest.h>
 
 #include <array>
-#include <filesystem>
-#include <optional>
 #include <string>
 
 #include "c_api_client.h"
 #include "dit_deploy.h"
-#include "golden_files.h"
+#include "golden_bundle.h"
 
 namespace dit_deploy::tests {
 namespace {
-
-// A bundle with a VAE that golden.py wrote goldens of.
-std::optional<std::filesystem::path> golden_bundle() {
-  const auto folder = golden_folder();
-  if (!folder) return std::nullopt;
-  for (const auto& place : {*folder, *folder / "fashion"}) {
-    if (!std::filesystem::exists(place / "golden.json")) continue;
-    const auto bundle =
-        place / read_document(place / "golden.json", "dit-deploy-golden").at("bundle").get<std::string>();
-    if (std::filesystem::exists(bundle / "vae_decoder")) return bundle;
-  }
-  skip("no golden files of a bundle with a VAE: run `" + std::string(kGoldenCommand) + "`");
-  return std::nullopt;
-}
 
 int throws(int64_t, int64_t, const float*, const int64_t*, std::size_t, void*) { throw 7; }
 
