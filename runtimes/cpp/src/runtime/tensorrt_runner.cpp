@@ -35,6 +35,8 @@ class TensorRTRunner final : public Runner {
   TensorRTRunner(std::unique_ptr<TensorRTLibrary> library, std::shared_ptr<CudaDevice> device, TensorRTFile file)
       : file_(std::move(file)), device_(std::move(device)), library_(std::move(library)) {
     const CudaDevice::Scope scope(*device_);
+    // Another thread's run of ONNX Runtime may be captured, and then nothing in the process may allocate.
+    const std::lock_guard<std::recursive_mutex> lock(device_->mutex());
     engine_ =
         read_engine(*library_, file_.flavour, file_.path, device_->gpu() + " (" + device_->compute_capability() + ")");
     check_tensors();
