@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <mutex>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -212,7 +213,15 @@ std::string onnxruntime_version() {
 std::string first_line(const std::string& message) {
   const auto begin = message.find_first_not_of(" \t\r\n");
   if (begin == std::string::npos) return "an error without a message";
-  return one_line(message.substr(begin, message.find_first_of("\r\n", begin) - begin), 300);
+  std::string line = message.substr(begin, message.find_first_of("\r\n", begin) - begin);
+  // Before "[ONNXRuntimeError] : 1 : FAIL : " stands where in ONNX Runtime's sources it was noticed: of no use here.
+  constexpr std::string_view kMark = "[ONNXRuntimeError] : ", kBetween = " : ";
+  if (const auto mark = line.rfind(kMark); mark != std::string::npos) {
+    const auto code = line.find(kBetween, mark + kMark.size());
+    const auto kind = code == std::string::npos ? code : line.find(kBetween, code + kBetween.size());
+    if (kind != std::string::npos && kind + kBetween.size() < line.size()) line.erase(0, kind + kBetween.size());
+  }
+  return one_line(line, 300);
 }
 
 std::vector<std::string> available_providers(const std::map<std::string, std::string>& provider_libraries) {
