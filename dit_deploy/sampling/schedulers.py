@@ -151,6 +151,12 @@ def solver_table(
         raise InputError(
             f"{name}: two of the {steps} steps fall on the same noise level; use fewer steps or another spacing"
         ) from error
+    except InputError:
+        raise
+    except (ValueError, IndexError) as error:  # of a logarithm, a linear system or a table, at levels that are none
+        raise InputError(
+            f"{name}: this config has no noise levels for {steps} steps; use fewer steps, another spacing or other sigmas"
+        ) from error
 
 
 def resolve_scheduler(base_config: Mapping[str, Any], name_or_config: str | Mapping[str, Any] | None) -> dict[str, Any]:

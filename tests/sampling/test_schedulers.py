@@ -218,3 +218,25 @@ def test_a_config_from_a_file() -> None:
     # a lambda_min_clipped of minus infinity is not JSON, but Python writes and reads it
     config = json.loads(diffusers.DPMSolverMultistepScheduler(lambda_min_clipped=-math.inf).to_json_string())
     assert len(solver_table(config, 10)) == 10
+
+
+@pytest.mark.parametrize(
+    ("config", "steps"),
+    [
+        ({"_class_name": "DDIMScheduler", "steps_offset": 2**70}, 10),
+        ({"_class_name": "EulerDiscreteScheduler", "use_exponential_sigmas": True, "sigma_max": 0}, 10),
+        (
+            {
+                "_class_name": "EulerAncestralDiscreteScheduler",
+                "rescale_betas_zero_snr": True,
+                "timestep_spacing": "trailing",
+            },
+            1000,
+        ),
+        ({"_class_name": "UniPCMultistepScheduler", "solver_order": 3}, 1000),
+    ],
+)
+def test_levels_that_are_none_are_an_input_error(config: dict[str, Any], steps: int) -> None:
+    with pytest.raises(InputError, match=config["_class_name"]) as caught:
+        solver_table(config, steps)
+    assert "\n" not in str(caught.value)
