@@ -155,7 +155,7 @@ def solver_table(
         raise
     except (ValueError, IndexError) as error:  # of a logarithm, a linear system or a table, at levels that are none
         raise InputError(
-            f"{name}: this config has no noise levels for {steps} steps; use fewer steps, another spacing or other sigmas"
+            f"{name}: this config has no noise levels for {steps} steps; use fewer, another spacing or other sigmas"
         ) from error
 
 
