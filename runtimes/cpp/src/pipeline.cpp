@@ -24,9 +24,9 @@ auto guarded(const char* what, Call&& call) {
   try {
     return call();
   } catch (const std::bad_alloc&) {
-  } catch (const std::length_error&) {
-  }
-  throw BackendError(std::string("out of memory while ") + what + "; use a smaller size or batch, or guidance in two calls");
+  } catch (const std::length_error&) {}
+  throw BackendError(std::string("out of memory while ") + what +
+                     "; use a smaller size or batch, or guidance in two calls");
 }
 
 }  // namespace

@@ -57,10 +57,10 @@ struct Picture {
 
 // What the callback is told after each step.
 struct Step {
-  std::int64_t index = 0;      // 0 … count - 1
+  std::int64_t index = 0;  // 0 … count - 1
   std::int64_t count = 0;
   const std::vector<std::int64_t>& shape;  // of the latents
-  const float* latents;        // valid during the call
+  const float* latents;                    // valid during the call
 };
 
 // Called after each step; returning false stops the run, which then throws Cancelled.
@@ -122,10 +122,10 @@ struct Request {
 };
 
 struct Result {
-  std::vector<Picture> images;        // for OutputType::picture
-  Array array;                        // for OutputType::array: [batch, height, width, channels] in 0 … 1
-  Array latents;                      // [batch, channels, (frames,) height, width], before decoding
-  std::vector<std::uint64_t> seed;    // what was asked for, or the random seed that was drawn
+  std::vector<Picture> images;      // for OutputType::picture
+  Array array;                      // for OutputType::array: [batch, height, width, channels] in 0 … 1
+  Array latents;                    // [batch, channels, (frames,) height, width], before decoding
+  std::vector<std::uint64_t> seed;  // what was asked for, or the random seed that was drawn
   // Wall time of "vae_encoder", "denoiser", "vae_decoder" and "total".
   std::map<std::string, double> seconds;
 };

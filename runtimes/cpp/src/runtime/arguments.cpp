@@ -59,7 +59,8 @@ Tensor filled(const Tensor& like, const bundle::Number& value) {
       break;
     case DType::float16:
     case DType::bfloat16:
-      if (number != 0) throw InputError("guidance.unconditional: only 0 is known in 16 bits; give the tensor in the request");
+      if (number != 0)
+        throw InputError("guidance.unconditional: only 0 is known in 16 bits; give the tensor in the request");
       fill(std::uint16_t{0});
       break;
   }
@@ -173,7 +174,8 @@ Shape latents_shape(const bundle::Manifest& manifest, std::int64_t batch, std::o
     }
     shape.push_back((frames - 1) / stride + 1);
   } else if (num_frames) {
-    throw InputError("num_frames: " + std::to_string(*num_frames) + " came, but this bundle makes pictures; leave it out");
+    throw InputError("num_frames: " + std::to_string(*num_frames) +
+                     " came, but this bundle makes pictures; leave it out");
   }
   shape.push_back(height ? *height / latents.spatial_compression : latents.height);
   shape.push_back(width ? *width / latents.spatial_compression : latents.width);
@@ -191,8 +193,8 @@ std::vector<std::uint64_t> read_seeds(const std::vector<std::uint64_t>& seed, st
 
 void check_noise(const Array& noise, const Shape& shape) {
   if (noise.shape != shape) {
-    throw InputError("noise: float32" + list_text(noise.shape) + " came, expected a float32 array of the latents' shape " +
-                     list_text(shape));
+    throw InputError("noise: float32" + list_text(noise.shape) +
+                     " came, expected a float32 array of the latents' shape " + list_text(shape));
   }
   if (noise.values.size() != static_cast<std::size_t>(bundle::elements(shape))) {
     throw InputError("noise: " + std::to_string(noise.values.size()) + " values came, expected " +

@@ -18,7 +18,7 @@ void check_size(const char* name, std::optional<std::int64_t> size, std::int64_t
 // The conditions of a request for both halves of guidance, checked against the denoiser's declaration.
 struct Conditions {
   std::vector<Condition> tensors;
-  Sizes sizes;             // free sizes that they fix, "batch" among them
+  Sizes sizes;  // free sizes that they fix, "batch" among them
   std::int64_t batch = 1;
 };
 Conditions read_conditions(const bundle::Manifest& manifest, const Request& request);

@@ -46,8 +46,8 @@ std::vector<float> frame_by_frame(const float* latents, const Shape& shape) {
 std::vector<float> encode(BindingPool& pool, const Pixels& images, const Shape& shape, sampling::NoiseSource& source,
                           double& seconds) {
   const std::size_t rows = shape.size();
-  const auto lease = pool.borrow(
-      {{"batch", images.shape[0]}, {"latent_height", shape[rows - 2]}, {"latent_width", shape[rows - 1]}});
+  const auto lease =
+      pool.borrow({{"batch", images.shape[0]}, {"latent_height", shape[rows - 2]}, {"latent_width", shape[rows - 1]}});
   std::copy(images.values.begin(), images.values.end(), floats(lease->input("images"), "images"));
   timed(*lease, seconds);
   const HostTensor* mean_tensor = lease->output("mean");
@@ -84,8 +84,8 @@ void decode(BindingPool& pool, const float* latents, const Shape& shape, std::in
     turned_shape = {shape[0] * shape[2], shape[1], shape[3], shape[4]};
   }
   const std::size_t rank = turned_shape.size();
-  const std::int64_t pixels = turned_shape[rank - 2] * turned_shape[rank - 1] * compression * compression *
-                              (rank == 5 ? turned_shape[2] : 1);
+  const std::int64_t pixels =
+      turned_shape[rank - 2] * turned_shape[rank - 1] * compression * compression * (rank == 5 ? turned_shape[2] : 1);
   const std::int64_t group = std::max<std::int64_t>(1, kPixelsADecode / pixels);
   const std::int64_t each = bundle::elements(turned_shape) / turned_shape[0];
   for (std::int64_t first = 0; first < turned_shape[0]; first += group) {

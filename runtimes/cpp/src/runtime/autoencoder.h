@@ -17,7 +17,8 @@ std::vector<float> encode(BindingPool& pool, const Pixels& images, const Shape& 
                           double& seconds);
 
 // What decode() hands over for each picture or frame, in order: planes [channels, height, width] in 0 … 1.
-using Decoded = std::function<void(const float* planes, std::int64_t channels, std::int64_t height, std::int64_t width)>;
+using Decoded =
+    std::function<void(const float* planes, std::int64_t channels, std::int64_t height, std::int64_t width)>;
 
 // Decodes latents [batch, channels, (frames,) height, width]; a decoder of pictures gets the frames of a video one by one.
 void decode(BindingPool& pool, const float* latents, const Shape& shape, std::int64_t compression, double& seconds,

@@ -24,7 +24,8 @@ std::filesystem::path cache_folder(const std::filesystem::path& bundle) {
 
 }  // namespace
 
-Components::Components(const bundle::Bundle& bundle, std::optional<bundle::Engine> engine, Options options, Runners runners)
+Components::Components(const bundle::Bundle& bundle, std::optional<bundle::Engine> engine, Options options,
+                       Runners runners)
     : bundle_(bundle), engine_(std::move(engine)), options_(std::move(options)), runners_(std::move(runners)) {
   for (const auto& named : bundle_.manifest().components) slots_[named.first];
   slots_[bundle::kSolver];
@@ -80,7 +81,8 @@ std::unique_ptr<Runner> Components::load_solver() {
     if (const auto given = runners_.find(bundle::kSolver); given != runners_.end()) return std::move(given->second);
   }
   // Only beside a denoiser on a device is the solver graph of use.
-  if (!engine_ || engine_->record().components.count(bundle::kSolver) == 0 || engine_->record().target.device == "cpu") {
+  if (!engine_ || engine_->record().components.count(bundle::kSolver) == 0 ||
+      engine_->record().target.device == "cpu") {
     return nullptr;
   }
   return load_from(bundle::kSolver, bundle::solver_component(bundle_.manifest()), false);
@@ -140,6 +142,10 @@ SessionSettings Components::settings_of_plain_graphs() const {
     if (std::find(available.begin(), available.end(), kCudaProvider) != available.end()) {
       settings.providers = {kCudaProvider, kCpuProvider};
       settings.cuda_graphs = true;
+      // Of the engine's options, the GPU is what all providers have.
+      if (const auto device = options_.provider_options.find("device_id"); device != options_.provider_options.end()) {
+        settings.provider_options.insert(*device);
+      }
     }
   }
   return settings;

@@ -78,7 +78,8 @@ void HostSteps::write_conditions(Bound& bound, std::size_t copy, bool conditiona
   for (const Condition& condition : run_.conditions) {
     const Tensor& tensor = conditional ? condition.conditional : condition.unconditional;
     const HostTensor* input = bound.lease->input(condition.name);
-    std::memcpy(static_cast<std::byte*>(input->data) + copy * tensor.data.size(), tensor.data.data(), tensor.data.size());
+    std::memcpy(static_cast<std::byte*>(input->data) + copy * tensor.data.size(), tensor.data.data(),
+                tensor.data.size());
   }
 }
 

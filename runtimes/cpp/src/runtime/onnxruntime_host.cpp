@@ -36,7 +36,8 @@ ONNXTensorElementDataType element_type(DType dtype) {
 // Memory filled with zeros, freed with the object.
 class Memory {
  public:
-  explicit Memory(std::size_t bytes) : data_(::operator new(std::max<std::size_t>(bytes, 1), std::align_val_t{kAlignment})) {
+  explicit Memory(std::size_t bytes)
+      : data_(::operator new(std::max<std::size_t>(bytes, 1), std::align_val_t{kAlignment})) {
     std::fill_n(static_cast<char*>(data_), bytes, '\0');
   }
   Memory(Memory&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
@@ -60,8 +61,12 @@ class HostBinding final : public Binding {
  public:
   HostBinding(std::shared_ptr<Loaded> loaded, const Sizes& sizes) : loaded_(std::move(loaded)), io_(*loaded_->session) {
     const auto memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault);
-    bind(loaded_->component.inputs, sizes, inputs_, [&](const char* name, const Ort::Value& value) { io_.BindInput(name, value); }, memory);
-    bind(loaded_->component.outputs, sizes, outputs_, [&](const char* name, const Ort::Value& value) { io_.BindOutput(name, value); }, memory);
+    bind(
+        loaded_->component.inputs, sizes, inputs_,
+        [&](const char* name, const Ort::Value& value) { io_.BindInput(name, value); }, memory);
+    bind(
+        loaded_->component.outputs, sizes, outputs_,
+        [&](const char* name, const Ort::Value& value) { io_.BindOutput(name, value); }, memory);
   }
 
   const HostTensor* input(std::string_view name) override { return find(inputs_, name); }
@@ -83,8 +88,8 @@ class HostBinding final : public Binding {
   };
 
   template <typename Bind>
-  static void bind(const std::vector<bundle::TensorSpec>& specs, const Sizes& sizes, std::vector<Bound>& bound, Bind&& give,
-                   const Ort::MemoryInfo& memory) {
+  static void bind(const std::vector<bundle::TensorSpec>& specs, const Sizes& sizes, std::vector<Bound>& bound,
+                   Bind&& give, const Ort::MemoryInfo& memory) {
     bound.reserve(specs.size());
     for (const auto& spec : specs) {
       HostTensor tensor;
@@ -122,7 +127,8 @@ class HostRunner final : public Runner {
     try {
       return std::make_unique<HostBinding>(loaded_, sizes);
     } catch (const Ort::Exception& error) {
-      throw BackendError("ONNX Runtime refuses the buffers of " + loaded_->component.path + ": " + first_line(error.what()));
+      throw BackendError("ONNX Runtime refuses the buffers of " + loaded_->component.path + ": " +
+                         first_line(error.what()));
     }
   }
 

@@ -19,7 +19,8 @@ Plan plan_steps(const bundle::Bundle& bundle, const Request& request) {
   asked.num_inference_steps = request.num_inference_steps.value_or(manifest.scheduler.num_inference_steps);
   asked.eta = request.eta;
   if (!request.image.empty()) {
-    asked.begin = sampling::image_to_image_begin(asked.num_inference_steps, request.strength.value_or(kDefaultStrength));
+    asked.begin =
+        sampling::image_to_image_begin(asked.num_inference_steps, request.strength.value_or(kDefaultStrength));
   } else if (request.strength) {
     throw InputError("strength: " + number_text(*request.strength) +
                      " came without an image; give image too, or leave strength out");
@@ -27,8 +28,9 @@ Plan plan_steps(const bundle::Bundle& bundle, const Request& request) {
   Plan plan{sampling::solver_table(config, asked), 1.0};
   const std::string& trained = manifest.prediction.type;
   if (const std::string taken = sampling::prediction_type(config); taken != trained) {
-    throw InputError("scheduler: " + config.at("_class_name").get<std::string>() + " takes the model's output for " + taken +
-                     ", but this bundle's denoiser predicts " + trained + "; use a scheduler of that prediction_type");
+    throw InputError("scheduler: " + config.at("_class_name").get<std::string>() + " takes the model's output for " +
+                     taken + ", but this bundle's denoiser predicts " + trained +
+                     "; use a scheduler of that prediction_type");
   }
   if (plan.table.needs_variance() && !manifest.prediction.learned_range_variance) {
     throw InputError("scheduler: variance_type learned_range needs a model that learns one; use fixed_small");

@@ -26,8 +26,8 @@ struct Run {
   double timestep_scale;  // what the table's timesteps are multiplied by, to be in the unit that the denoiser takes
   const std::vector<Condition>& conditions;
   const sampling::Guidance& guidance;
-  Shape shape;   // of the latents
-  Sizes grid;    // {"patch_height", …}: every free size of the denoiser but batch
+  Shape shape;  // of the latents
+  Sizes grid;   // {"patch_height", …}: every free size of the denoiser but batch
 };
 
 class Steps {
@@ -51,6 +51,7 @@ std::unique_ptr<Steps> open_steps(BindingPool& denoiser, BindingPool* solver, co
 // Why a run cannot stay on the device; empty where it can. (device_loop.cpp)
 std::string why_not_on_device(BindingPool& denoiser, BindingPool* solver, const Run& run);
 // (device_loop.cpp)
-std::unique_ptr<Steps> open_device_steps(BindingPool& denoiser, BindingPool& solver, const Run& run, const float* start);
+std::unique_ptr<Steps> open_device_steps(BindingPool& denoiser, BindingPool& solver, const Run& run,
+                                         const float* start);
 
 }  // namespace dit_deploy::runtime

@@ -79,7 +79,8 @@ TEST_CASE("pictures that are none are refused in one line") {
 TEST_CASE("a picture is rounded as numpy rounds, and nothing wraps") {
   const float planes[] = {0.5f / 255.0f, 1.5f / 255.0f, 1.0f, 2.0f, -1.0f, 0.0f};
   const Picture made = to_picture(planes, 1, 2, 3);
-  CHECK(made.pixels == std::vector<std::uint8_t>{static_cast<std::uint8_t>(std::nearbyint(planes[0] * 255.0f)), 2, 255, 255, 0, 0});
+  CHECK(made.pixels ==
+        std::vector<std::uint8_t>{static_cast<std::uint8_t>(std::nearbyint(planes[0] * 255.0f)), 2, 255, 255, 0, 0});
 }
 
 }  // namespace dit_deploy::runtime
