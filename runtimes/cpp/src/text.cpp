@@ -143,6 +143,7 @@ std::string quoted(std::string_view text, std::size_t limit) {
 }
 
 std::string quoted(const std::string& text) { return quoted(std::string_view(text)); }
+std::string quoted(const char* text) { return quoted(std::string_view(text)); }
 std::string quoted(std::string& text) { return quoted(std::string_view(text)); }
 
 std::string printable(std::string_view text) {

@@ -18,6 +18,7 @@ std::string quoted(std::string_view text, std::size_t limit = 120);
 // For strings, where std::quoted would be taken else.
 std::string quoted(const std::string& text);
 std::string quoted(std::string& text);
+std::string quoted(const char* text);
 // `text` with control characters, and bytes that are no UTF-8, as escapes: the name of a file.
 std::string printable(std::string_view text);
 std::string join(const std::vector<std::string>& parts, std::string_view separator = ", ");
