@@ -62,7 +62,8 @@ cpp-tsan: cpp-prepare
 cpp-fuzz: cpp-prepare
 	$(call cpp_build,fuzz)
 	mkdir -p $(CPP)/corpus
-	$(CPP)/fuzz/fuzz_bundle -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 $(CPP)/corpus
+	$(CPP)/fuzz/bundle_fuzzer -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 \
+		-artifact_prefix=$(CPP)/ -dict=runtimes/cpp/fuzz/bundle.dict $(CPP)/corpus runtimes/cpp/fuzz/corpus
 
 cpp_build = $(BIN)/cmake -S runtimes/cpp --preset $(1) && $(BIN)/cmake --build $(CPP)/$(1) -j$(JOBS)
 cpp_test = DIT_DEPLOY_GOLDEN=$(CURDIR)/$(CPP)/golden $(BIN)/ctest --test-dir $(CPP)/$(1) --output-on-failure -j$(JOBS)

@@ -3,8 +3,10 @@ include(CMakePackageConfigHelpers)
 set(_package "${CMAKE_INSTALL_LIBDIR}/cmake/dit_deploy")
 
 # An installed library finds ONNX Runtime beside itself, or where it was when this was built.
+get_filename_component(_onnxruntime "${OnnxRuntime_LIBRARY}" DIRECTORY)
+set(DIT_DEPLOY_INSTALL_RPATH "$ORIGIN;${_onnxruntime}" CACHE STRING "Where the installed library looks for ONNX Runtime's")
 file(RELATIVE_PATH _lib_from_bin "/${CMAKE_INSTALL_BINDIR}" "/${CMAKE_INSTALL_LIBDIR}")
-set_target_properties(dit_deploy PROPERTIES INSTALL_RPATH "$ORIGIN" INSTALL_RPATH_USE_LINK_PATH ON)
+set_target_properties(dit_deploy PROPERTIES INSTALL_RPATH "${DIT_DEPLOY_INSTALL_RPATH}")
 set(DIT_DEPLOY_PROGRAM_RPATH "$ORIGIN/${_lib_from_bin}")
 
 install(
