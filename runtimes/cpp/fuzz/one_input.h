@@ -38,8 +38,7 @@ inline void one_input(std::string_view data) {
       default:
         bundle::value_text(nlohmann::ordered_json(bundle::read_json(rest, "x.json", true)));
     }
-  } catch (const Error&) {
-  }
+  } catch (const Error&) {}
 }
 
 }  // namespace dit_deploy::fuzz

@@ -172,7 +172,9 @@ std::string join(const std::vector<std::string>& parts, std::string_view separat
 std::string number_text(double value, int precision) {
   std::array<char, 64> buffer{};
   const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value, std::chars_format::general,
-                                 precision < 1 ? 1 : precision > 17 ? 17 : precision);
+                                 precision < 1    ? 1
+                                 : precision > 17 ? 17
+                                                  : precision);
   return {buffer.data(), end.ptr};
 }
 

@@ -20,8 +20,8 @@ bool is_digit(char one) { return one >= '0' && one <= '9'; }
 // Whether `text` is like `model`, in which 0 stands for any digit.
 bool is_like(std::string_view text, std::string_view model) {
   return text.size() == model.size() && std::equal(text.begin(), text.end(), model.begin(), [](char one, char like) {
-    return like == '0' ? is_digit(one) : one == like;
-  });
+           return like == '0' ? is_digit(one) : one == like;
+         });
 }
 
 bool fits_time(std::string_view text) { return is_like(text, "0000-00-00T00:00:00Z"); }
@@ -42,8 +42,7 @@ SizeRange read_range(const Json& value, const Place& where, Faults& faults) {
   fields.finish();
   if (faults.count() == before && (range.minimum > range.optimum || range.optimum > range.maximum))
     faults.add(where, "minimum " + std::to_string(range.minimum) + ", optimum " + std::to_string(range.optimum) +
-                          ", maximum " + std::to_string(range.maximum) +
-                          " came, expected minimum ≤ optimum ≤ maximum");
+                          ", maximum " + std::to_string(range.maximum) + " came, expected minimum ≤ optimum ≤ maximum");
   return range;
 }
 
@@ -76,9 +75,8 @@ EngineComponent read_component(const Json& value, const Place& where, Faults& fa
   fields.list("profiles", false, 0, [&](const Json& profile, const Place& place) {
     component.profiles.push_back(read_profile(profile, place, faults));
   });
-  fields.each("kept", false, [&](const std::string&, const Json& reason, const Place& place) {
-    check_string(reason, place, faults);
-  });
+  fields.each("kept", false,
+              [&](const std::string&, const Json& reason, const Place& place) { check_string(reason, place, faults); });
   check_seconds(fields, faults, false);
   fields.finish();
   return component;
@@ -233,7 +231,8 @@ std::string engine_key(const std::map<std::string, std::string>& key_parts) {
 }
 
 std::string graph_digest(const Manifest& manifest, const std::string& component) {
-  if (component == kSolver) return sha256("[\"" + std::string(kSolver) + "\",\"" + graph_digest(manifest, "denoiser") + "\"]");
+  if (component == kSolver)
+    return sha256("[\"" + std::string(kSolver) + "\",\"" + graph_digest(manifest, "denoiser") + "\"]");
   const Component* found = manifest.component(component);
   if (found == nullptr) throw InputError("the bundle has no component " + quoted(component));
   const std::string folder = parent_of(found->path);

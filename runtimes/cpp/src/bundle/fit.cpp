@@ -91,12 +91,14 @@ void check_guidance(const Guidance& guidance, const Component& denoiser, const L
   }
   if (!unknown.empty()) refuse("guidance.unconditional names no condition of the denoiser: " + sorted(unknown));
   if (guidance.kind == "classifier_free" && guidance.unconditional.empty())
-    refuse("guidance.unconditional is empty, classifier_free needs the value of a condition there; the denoiser's "
-           "conditions: " + sorted(conditions));
+    refuse(
+        "guidance.unconditional is empty, classifier_free needs the value of a condition there; the denoiser's "
+        "conditions: " +
+        sorted(conditions));
   for (const auto& [name, value] : guidance.unconditional) takes_value(*denoiser.input(name), value);
   if (guidance.channels && *guidance.channels > latents.channels)
-    refuse("guidance.channels " + std::to_string(*guidance.channels) + " exceeds " +
-           std::to_string(latents.channels) + " channels");
+    refuse("guidance.channels " + std::to_string(*guidance.channels) + " exceeds " + std::to_string(latents.channels) +
+           " channels");
 }
 
 void check_autoencoder(const std::string& name, const Component& component, const char* given, const char* made,

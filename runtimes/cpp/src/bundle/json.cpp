@@ -60,7 +60,8 @@ double to_double(std::string_view text) {
     const char* digits = text.data() + at + 1;
     if (*digits == '+') ++digits;
     if (std::from_chars(digits, text.data() + text.size(), power).ec == std::errc::result_out_of_range)
-      power = *digits == '-' ? std::numeric_limits<std::int64_t>::min() / 2 : std::numeric_limits<std::int64_t>::max() / 2;
+      power =
+          *digits == '-' ? std::numeric_limits<std::int64_t>::min() / 2 : std::numeric_limits<std::int64_t>::max() / 2;
   }
   const double size = before + power > 0 ? std::numeric_limits<double>::infinity() : 0.0;
   return text[0] == '-' ? -size : size;

@@ -99,8 +99,8 @@ void check_component(const Component& component, const Place& where, Faults& fau
       if (known.count(name) == 0) unknown.push_back(name);
     }
     if (!unknown.empty())
-      return faults.add(where, component.path + ": output " + tensor.name + " has axes of no input: " +
-                                   list_text(unknown));
+      return faults.add(where,
+                        component.path + ": output " + tensor.name + " has axes of no input: " + list_text(unknown));
   }
 }
 

@@ -89,8 +89,8 @@ Opened checked(const fs::path& root, const std::string& data) {
   for (const auto& [path, record] : opened.manifest.files) {
     const std::int64_t size = size_of(file_inside(root, path));
     if (size != record.size)
-      throw IntegrityError(shown(below(root, path)) + " has " + std::to_string(size) + " bytes, but the manifest says " +
-                           std::to_string(record.size) + "; " + kMendBundle);
+      throw IntegrityError(shown(below(root, path)) + " has " + std::to_string(size) +
+                           " bytes, but the manifest says " + std::to_string(record.size) + "; " + kMendBundle);
   }
   for (const auto& [name, component] : opened.manifest.components)
     check_references(root, component.path, opened.manifest.files);
@@ -106,8 +106,7 @@ Opened unchecked(const fs::path& root, const std::string& data) {
     return opened;
   }
   const std::string stated = recorded.substr(0, 64);
-  const bool is_digest =
-      stated.size() == 64 && stated.find_first_not_of("0123456789abcdef") == std::string::npos;
+  const bool is_digest = stated.size() == 64 && stated.find_first_not_of("0123456789abcdef") == std::string::npos;
   if (is_digest && recorded == digest_line(stated)) opened.digest = stated;
   return opened;
 }

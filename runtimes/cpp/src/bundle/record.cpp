@@ -16,21 +16,18 @@ bool is_lower(char one) { return one >= 'a' && one <= 'z'; }
 bool is_digit(char one) { return one >= '0' && one <= '9'; }
 
 bool fits_name(std::string_view text) {
-  return !text.empty() && is_lower(text[0]) && std::all_of(text.begin(), text.end(), [](char one) {
-    return is_lower(one) || is_digit(one) || one == '_';
-  });
+  return !text.empty() && is_lower(text[0]) &&
+         std::all_of(text.begin(), text.end(), [](char one) { return is_lower(one) || is_digit(one) || one == '_'; });
 }
 
 bool fits_sha256(std::string_view text) {
-  return text.size() == 64 && std::all_of(text.begin(), text.end(), [](char one) {
-    return is_digit(one) || (one >= 'a' && one <= 'f');
-  });
+  return text.size() == 64 &&
+         std::all_of(text.begin(), text.end(), [](char one) { return is_digit(one) || (one >= 'a' && one <= 'f'); });
 }
 
 std::size_t characters(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char one) {
-    return (static_cast<unsigned char>(one) & 0xc0U) != 0x80;
-  }));
+  return static_cast<std::size_t>(std::count_if(
+      text.begin(), text.end(), [](char one) { return (static_cast<unsigned char>(one) & 0xc0U) != 0x80; }));
 }
 
 // "input should be 'a', 'b' or 'c'"

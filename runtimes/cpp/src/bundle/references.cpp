@@ -28,15 +28,24 @@ struct Entered {
   Message inner;
 };
 constexpr std::array<Entered, 19> kEntered{{
-    {Message::kModel, 7, Message::kGraph},           {Message::kModel, 20, Message::kTrainingInfo},
-    {Message::kModel, 25, Message::kFunction},       {Message::kGraph, 1, Message::kNode},
-    {Message::kGraph, 5, Message::kTensor},          {Message::kGraph, 15, Message::kSparseTensor},
-    {Message::kNode, 5, Message::kAttribute},        {Message::kAttribute, 5, Message::kTensor},
-    {Message::kAttribute, 6, Message::kGraph},       {Message::kAttribute, 10, Message::kTensor},
-    {Message::kAttribute, 11, Message::kGraph},      {Message::kAttribute, 22, Message::kSparseTensor},
-    {Message::kAttribute, 23, Message::kSparseTensor}, {Message::kFunction, 7, Message::kNode},
-    {Message::kFunction, 11, Message::kAttribute},   {Message::kTrainingInfo, 1, Message::kGraph},
-    {Message::kTrainingInfo, 2, Message::kGraph},    {Message::kSparseTensor, 1, Message::kTensor},
+    {Message::kModel, 7, Message::kGraph},
+    {Message::kModel, 20, Message::kTrainingInfo},
+    {Message::kModel, 25, Message::kFunction},
+    {Message::kGraph, 1, Message::kNode},
+    {Message::kGraph, 5, Message::kTensor},
+    {Message::kGraph, 15, Message::kSparseTensor},
+    {Message::kNode, 5, Message::kAttribute},
+    {Message::kAttribute, 5, Message::kTensor},
+    {Message::kAttribute, 6, Message::kGraph},
+    {Message::kAttribute, 10, Message::kTensor},
+    {Message::kAttribute, 11, Message::kGraph},
+    {Message::kAttribute, 22, Message::kSparseTensor},
+    {Message::kAttribute, 23, Message::kSparseTensor},
+    {Message::kFunction, 7, Message::kNode},
+    {Message::kFunction, 11, Message::kAttribute},
+    {Message::kTrainingInfo, 1, Message::kGraph},
+    {Message::kTrainingInfo, 2, Message::kGraph},
+    {Message::kSparseTensor, 1, Message::kTensor},
     {Message::kSparseTensor, 2, Message::kTensor},
 }};
 constexpr std::uint64_t kTensorName = 8, kTensorExternalData = 13, kTensorDataLocation = 14, kExternal = 1;
@@ -91,17 +100,14 @@ class Bytes {
   void fill(std::uint64_t position) {
     errno = 0;
     file_.seekg(static_cast<std::streamoff>(position));
-    file_.read(buffer_.data(), static_cast<std::streamsize>(
-                                   std::min<std::uint64_t>(buffer_.size(), size_ - position)));
+    file_.read(buffer_.data(), static_cast<std::streamsize>(std::min<std::uint64_t>(buffer_.size(), size_ - position)));
     const auto count = static_cast<std::size_t>(file_.gcount());
     if (!file_ || count == 0) failed();
     start_ = position;
     window_ = std::string_view(buffer_.data(), count);
   }
 
-  [[noreturn]] static void failed() {
-    throw std::system_error(errno != 0 ? errno : EIO, std::generic_category());
-  }
+  [[noreturn]] static void failed() { throw std::system_error(errno != 0 ? errno : EIO, std::generic_category()); }
 
   std::ifstream file_;
   std::string buffer_;
@@ -142,8 +148,8 @@ class Cursor {
     }
     if (field.number == 0 || length.large || length.value > end_ - at_)
       malformed("field " + std::to_string(field.number) + " before byte " + std::to_string(at_) + " claims " +
-                (length.large ? "more than 2^64" : std::to_string(length.value)) + " of " +
-                std::to_string(end_ - at_) + " bytes");
+                (length.large ? "more than 2^64" : std::to_string(length.value)) + " of " + std::to_string(end_ - at_) +
+                " bytes");
     field.start = at_;
     at_ += length.value;
     field.end = at_;
@@ -183,7 +189,8 @@ std::string cut(const std::string& text, std::size_t limit) {
 std::uint64_t count_of(const std::string& text, const std::string& tensor) {
   const bool digits = !text.empty() && text.size() < 20 &&
                       std::all_of(text.begin(), text.end(), [](char one) { return one >= '0' && one <= '9'; });
-  if (!digits) malformed("tensor " + cut(tensor, 80) + " has the offset or length " + cut(text, 40) + ", expected bytes");
+  if (!digits)
+    malformed("tensor " + cut(tensor, 80) + " has the offset or length " + cut(text, 40) + ", expected bytes");
   std::uint64_t value = 0;
   std::from_chars(text.data(), text.data() + text.size(), value);  // 19 digits fit
   return value;
@@ -337,8 +344,8 @@ void check_references(const std::filesystem::path& root, const std::string& mode
   for (const std::string& location : found.contexts)
     recorded(location, shown(path) + ": an EPContext node is kept in " + cut(location, 200));
   for (const ExternalData& tensor : found.tensors) {
-    const std::string where = shown(path) + ": tensor " + cut(tensor.tensor, 80) + " is kept in " +
-                              cut(tensor.location, 200);
+    const std::string where =
+        shown(path) + ": tensor " + cut(tensor.tensor, 80) + " is kept in " + cut(tensor.location, 200);
     const std::uint64_t size = recorded(tensor.location, where);
     if (tensor.offset > size || tensor.length > size - tensor.offset)
       throw IntegrityError(where + " at byte " + std::to_string(tensor.offset) + ", length " +

@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
-namespace dit_deploy::bundle {
-namespace {
+#include "bundle/sha256_x86.h"
 
-constexpr std::array<std::uint32_t, 64> kRound{
+namespace dit_deploy::bundle {
+
+const std::array<std::uint32_t, 64> kSha256Round{
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
     0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
@@ -16,11 +17,11 @@ constexpr std::array<std::uint32_t, 64> kRound{
     0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
 
+namespace {
+
 constexpr std::uint32_t rotate(std::uint32_t value, int count) { return value >> count | value << (32 - count); }
 
-}  // namespace
-
-void Sha256::block(const unsigned char* data) {
+void block(std::uint32_t* state, const unsigned char* data) {
   std::array<std::uint32_t, 64> w;
   for (std::size_t t = 0; t < 16; ++t) {
     w[t] = std::uint32_t{data[4 * t]} << 24 | std::uint32_t{data[4 * t + 1]} << 16 |
@@ -31,10 +32,11 @@ void Sha256::block(const unsigned char* data) {
     const std::uint32_t s1 = rotate(w[t - 2], 17) ^ rotate(w[t - 2], 19) ^ w[t - 2] >> 10;
     w[t] = w[t - 16] + s0 + w[t - 7] + s1;
   }
-  auto [a, b, c, d, e, f, g, h] = state_;
+  std::uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+  std::uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
   for (std::size_t t = 0; t < 64; ++t) {
     const std::uint32_t s1 = rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25);
-    const std::uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + kRound[t] + w[t];
+    const std::uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + kSha256Round[t] + w[t];
     const std::uint32_t s0 = rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22);
     const std::uint32_t t2 = s0 + ((a & b) ^ (a & c) ^ (b & c));
     h = g;
@@ -47,7 +49,20 @@ void Sha256::block(const unsigned char* data) {
     a = t1 + t2;
   }
   const std::array<std::uint32_t, 8> sum{a, b, c, d, e, f, g, h};
-  for (std::size_t index = 0; index < sum.size(); ++index) state_[index] += sum[index];
+  for (std::size_t index = 0; index < sum.size(); ++index) state[index] += sum[index];
+}
+
+}  // namespace
+
+void sha256_blocks(std::uint32_t* state, const unsigned char* data, std::size_t count) {
+  for (; count > 0; --count, data += 64) block(state, data);
+}
+
+void Sha256::blocks(const unsigned char* data, std::size_t count) {
+#if defined(DIT_DEPLOY_SHA256_X86)
+  if (has_sha_instructions()) return sha256_blocks_x86(state_.data(), data, count);
+#endif
+  sha256_blocks(state_.data(), data, count);
 }
 
 void Sha256::update(const void* data, std::size_t size) {
@@ -60,10 +75,12 @@ void Sha256::update(const void* data, std::size_t size) {
     bytes += count;
     size -= count;
     if (rest_size_ < rest_.size()) return;
-    block(rest_.data());
+    blocks(rest_.data(), 1);
     rest_size_ = 0;
   }
-  for (; size >= rest_.size(); bytes += rest_.size(), size -= rest_.size()) block(bytes);
+  blocks(bytes, size / rest_.size());
+  bytes += size - size % rest_.size();
+  size %= rest_.size();
   if (size > 0) std::memcpy(rest_.data(), bytes, size);
   rest_size_ = size;
 }

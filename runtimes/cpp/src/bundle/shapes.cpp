@@ -27,7 +27,8 @@ std::int64_t free_size(const Axis& axis, std::int64_t size, const std::string& c
   const std::int64_t free = size / axis.multiple;
   const std::string times = std::to_string(axis.multiple) + " × ";
   if (size % axis.multiple != 0)
-    throw InputError(came + ", expected a multiple of " + std::to_string(axis.multiple) + " (" + times + axis.name + ")");
+    throw InputError(came + ", expected a multiple of " + std::to_string(axis.multiple) + " (" + times + axis.name +
+                     ")");
   if (free >= axis.minimum && (!axis.maximum || free <= *axis.maximum)) return free;
   const std::string low = std::to_string(product(axis.minimum, axis.multiple));
   const std::string expected =

@@ -24,7 +24,8 @@ std::string shape_text(const Shape& shape);
 Shape shape_of(const TensorSpec& spec, const Sizes& sizes);
 // Solves free sizes from a tensor's shape into `sizes` (the Python function does it for several at once); throws
 // InputError naming tensor and axis for another dtype or rank, a size that does not fit, or a disagreement.
-void bind_axes(const TensorSpec& spec, DType dtype, const Shape& shape, Sizes& sizes, std::map<std::string, std::string>& owner);
+void bind_axes(const TensorSpec& spec, DType dtype, const Shape& shape, Sizes& sizes,
+               std::map<std::string, std::string>& owner);
 // Holds values against the declared range; floating-point values must be finite. Throws InputError.
 void check_values(const TensorSpec& spec, const Tensor& tensor);
 

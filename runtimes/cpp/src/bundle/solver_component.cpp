@@ -49,8 +49,7 @@ Component solver_component(const Manifest& manifest, const std::string& path) {
   inputs.push_back(spec("noise", one, "standard normal; any finite values where the row has no noise"));
   inputs.push_back(spec("prediction", of_predictions, "the denoiser's, conditional first"));
   if (manifest.prediction.learned_range_variance)
-    inputs.push_back(
-        spec("variance", of_predictions, "the denoiser's learned variance; the conditional one counts"));
+    inputs.push_back(spec("variance", of_predictions, "the denoiser's learned variance; the conditional one counts"));
   inputs.push_back(spec("copies", of_copies, "ones, as many as there are samples in the next model input"));
   inputs.push_back(spec("guided_channels", {manifest.latents.channels}, "1 for a channel that is guided, else 0"));
   inputs.push_back(spec("coefficients", {static_cast<std::int64_t>(sampling::kSolverWidth)},

@@ -42,7 +42,8 @@ TEST_CASE("what a record may not say") {
       {[](Document& d) { d["components"] = Document::object(); }, "dictionary should have at least 1 item"},
       {[](Document& d) { d["files"] = Document::object(); }, "e: engine: denoiser.onnx is named but has no record"},
       {[](Document& d) { d["files"]["engine.json"] = {{"size", 1}, {"sha256", std::string(64, '0')}}; }, "itself"},
-      {[](Document& d) { d["files"]["../x"] = {{"size", 1}, {"sha256", std::string(64, '0')}}; }, "'../x' is not a plain"},
+      {[](Document& d) { d["files"]["../x"] = {{"size", 1}, {"sha256", std::string(64, '0')}}; },
+       "'../x' is not a plain"},
       {[](Document& d) { d["key_parts"]["precision"] = "fp16"; }, "key is not the SHA-256 over key_parts"},
       {[](Document& d) { d["parity"] = 1; }, "parity: input should be an object, but got 1"},
       {[](Document& d) { d["target"]["compute_capabilities"] = {"sm_89"}; }, "target.compute_capabilities.0: "},
@@ -84,8 +85,7 @@ TEST_CASE("the digest of a graph covers its folder and no other") {
   manifest.components = {{"denoiser", component}};
   manifest.files = {{"denoiser/a", {1, "x"}}, {"denoiser2/a", {1, "x"}}};
   CHECK(graph_digest(manifest, "denoiser") == sha256(R"([["denoiser/a",1,"x"]])"));
-  CHECK(graph_digest(manifest, "solver") ==
-        sha256("[\"solver\",\"" + graph_digest(manifest, "denoiser") + "\"]"));
+  CHECK(graph_digest(manifest, "solver") == sha256("[\"solver\",\"" + graph_digest(manifest, "denoiser") + "\"]"));
   manifest.components[0].second.path = "model.onnx";
   CHECK(graph_digest(manifest, "denoiser") == sha256(R"([["denoiser/a",1,"x"],["denoiser2/a",1,"x"]])"));
   CHECK(has(refusal<InputError>([&] { graph_digest(manifest, "vae"); }), "no component 'vae'"));

@@ -141,7 +141,8 @@ inline void write_bundle(const fs::path& root) {
 // Writes an engine of the denoiser of the bundle at `root`; `graph` is the denoiser's digest.
 inline void write_engine(const fs::path& root, const std::string& name, const std::string& graph) {
   const std::map<std::string, std::string> files{
-      {"denoiser.onnx", model(outside({{"location", "denoiser.onnx.data"}}))}, {"denoiser.onnx.data", "fedcba9876543210"}};
+      {"denoiser.onnx", model(outside({{"location", "denoiser.onnx.data"}}))},
+      {"denoiser.onnx.data", "fedcba9876543210"}};
   for (const auto& [path, data] : files) write(root / "engines" / name / path, data);
   const Document document{
       {"format", "dit-deploy-engine"},

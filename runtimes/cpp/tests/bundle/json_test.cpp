@@ -12,7 +12,8 @@ std::string refused(const std::string& text, bool infinity = false) {
 }
 
 TEST_CASE("values keep their types") {
-  const nlohmann::json value = read_json(R"( {"a": [1, -2, 1.0, 1e2, true, null, "é\u00e9\ud83d\ude00\n"], "b": {}} )", "x");
+  const nlohmann::json value =
+      read_json(R"( {"a": [1, -2, 1.0, 1e2, true, null, "é\u00e9\ud83d\ude00\n"], "b": {}} )", "x");
   CHECK(value["a"][0].is_number_integer());
   CHECK(value["a"][1] == -2);
   CHECK(value["a"][2].is_number_float());

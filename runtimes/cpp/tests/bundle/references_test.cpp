@@ -27,7 +27,9 @@ TEST_CASE("malformed files") {
       {"", "m is no ONNX file: it is empty"},
       {"\x08", "m is no well-formed ONNX file: a number at byte 1 is cut off"},
       {"\x08" + std::string(11, '\xff'), "more than ten bytes"},
-      {"\x3a\x05" "ab", "field 7 before byte 2 claims 5 of 2 bytes"},
+      {"\x3a\x05"
+       "ab",
+       "field 7 before byte 2 claims 5 of 2 bytes"},
       {"\x3a" + std::string(9, '\xff') + "\x01", "claims 18446744073709551615 of 0 bytes"},
       {"\x3a" + std::string(9, '\x80') + "\x02", "claims more than 2^64 of 0 bytes"},
       {"\x3b", "wire type 3"},
@@ -36,7 +38,8 @@ TEST_CASE("malformed files") {
       {model(outside({})), "tensor 'weight' is kept elsewhere, but no location is given"},
       {model(outside({{"location", "a"}, {"offset", "-1"}})), "has the offset or length '-1', expected bytes"},
       {model(outside({{"location", "a"}, {"length", std::string(30, '9')}})), "expected bytes"},
-      {model(outside({{"location", "a"}}) + field(13, field(1, std::string("location")))), "names its 'location' twice"},
+      {model(outside({{"location", "a"}}) + field(13, field(1, std::string("location")))),
+       "names its 'location' twice"},
       {model(outside({{"location", "\xff"}})), "is no UTF-8"},
       {model(outside({{"location", std::string(65537, 'x')}})), "a name of 65537 bytes"},
   };
@@ -56,8 +59,7 @@ TEST_CASE("every shortened and every changed file is read or refused") {
       for (const std::string& one : {data, good.substr(0, at)}) {
         try {
           read_references(one, "m");
-        } catch (const BundleError&) {
-        }
+        } catch (const BundleError&) {}
       }
     }
   }

@@ -2,6 +2,11 @@
 
 #include <doctest/doctest.h>
 
+#include <random>
+#include <vector>
+
+#include "bundle/sha256_x86.h"
+
 namespace dit_deploy::bundle {
 
 TEST_CASE("SHA-256 of the standard's examples, and in pieces of every size") {
@@ -18,5 +23,20 @@ TEST_CASE("SHA-256 of the standard's examples, and in pieces of every size") {
     CHECK(digest.hex() == sha256(data));
   }
 }
+
+#if defined(DIT_DEPLOY_SHA256_X86)
+TEST_CASE("the processor's instructions and the plain code agree") {
+  if (!has_sha_instructions()) return;
+  std::mt19937 draw(1);
+  std::vector<unsigned char> data(64 * 20);
+  for (unsigned char& byte : data) byte = static_cast<unsigned char>(draw() % 256);
+  std::array<std::uint32_t, 8> plain;
+  for (std::uint32_t& word : plain) word = static_cast<std::uint32_t>(draw());
+  std::array<std::uint32_t, 8> fast = plain;
+  sha256_blocks(plain.data(), data.data(), 20);
+  sha256_blocks_x86(fast.data(), data.data(), 20);
+  CHECK(plain == fast);
+}
+#endif
 
 }  // namespace dit_deploy::bundle

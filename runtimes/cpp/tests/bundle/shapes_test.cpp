@@ -48,14 +48,14 @@ TEST_CASE("shapes that are refused") {
   CHECK(bound({2, 4, 3, 4}) == "latents: axis 2 is 3, expected a multiple of 2 (2 × patch_height)");
   CHECK(bound({2, 4, 2, 2}) == "latents: axis 3 is 2, expected 4 … 128 (2 × patch_width)");
   CHECK(bound({0, 4, 2, 4}) == "latents: axis 0 is 0, expected at least 1 (batch)");
-  CHECK(bound({2, 4, 2, 4}, {{"batch", 3}}) ==
-        "latents: axis 0 is 2, so batch is 2, but class_labels says batch is 3");
+  CHECK(bound({2, 4, 2, 4}, {{"batch", 3}}) == "latents: axis 0 is 2, so batch is 2, but class_labels says batch is 3");
 }
 
 TEST_CASE("sizes that are refused, however large") {
   constexpr std::int64_t kLargest = std::numeric_limits<std::int64_t>::max();
   const auto refused = [](std::int64_t width) {
-    return refusal<InputError>([&] { shape_of(latents(), {{"batch", 1}, {"patch_height", 1}, {"patch_width", width}}); });
+    return refusal<InputError>(
+        [&] { shape_of(latents(), {{"batch", 1}, {"patch_height", 1}, {"patch_width", width}}); });
   };
   CHECK(has(refused(65), "latents: axis 3 would be 130, expected 4 … 128 (2 × patch_width)"));
   CHECK(has(refused(-1), "would be -2"));
@@ -88,7 +88,8 @@ TEST_CASE("values in and out of the declared range, in every type") {
   CHECK(refused(tensor<std::uint16_t>(DType::float16, {0xbc00})) == "x: -1 is outside 0 … 1000");
   CHECK(refused(tensor<std::uint16_t>(DType::bfloat16, {0x4480})) == "x: 1024 is outside 0 … 1000");
   for (const int bits : {0x7c00, 0xfc00, 0x7e00})
-    CHECK(has(refused(tensor<std::uint16_t>(DType::float16, {static_cast<std::uint16_t>(bits)})), "holds NaN or infinite values"));
+    CHECK(has(refused(tensor<std::uint16_t>(DType::float16, {static_cast<std::uint16_t>(bits)})),
+              "holds NaN or infinite values"));
   CHECK(has(refused(tensor<float>(DType::float32, {1, NAN})), "x: holds NaN or infinite values, expected finite ones"));
   spec.minimum.reset();
   CHECK(range_text(spec) == "−∞ … 1000");

@@ -61,7 +61,8 @@ TEST_CASE("characters of UTF-8, and bytes that are none") {
     at += one.length;
   }
   CHECK(again == text);
-  for (const char* bad : {"\xff", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\x80", "\xf5\x80\x80\x80"}) {
+  for (const char* bad :
+       {"\xff", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\x80", "\xf5\x80\x80\x80"}) {
     CHECK_FALSE(character_at(bad, 0).valid);
     CHECK(character_at(bad, 0).length == 1);
   }
