@@ -5,8 +5,12 @@
 # that the archives do not have (microsoft/onnxruntime#26186), and stops CMake.
 set(_roots ${ONNXRUNTIME_ROOT} $ENV{ONNXRUNTIME_ROOT})
 set(_suffixes include/onnxruntime include include/onnxruntime/core/session onnxruntime)
-find_path(OnnxRuntime_INCLUDE_DIR onnxruntime_cxx_api.h HINTS ${_roots} PATH_SUFFIXES ${_suffixes})
-find_library(OnnxRuntime_LIBRARY onnxruntime HINTS ${_roots} PATH_SUFFIXES lib lib64)
+if(_roots)  # before CMAKE_PREFIX_PATH, which CMake puts above hints
+  find_path(OnnxRuntime_INCLUDE_DIR onnxruntime_cxx_api.h PATHS ${_roots} PATH_SUFFIXES ${_suffixes} NO_DEFAULT_PATH)
+  find_library(OnnxRuntime_LIBRARY onnxruntime PATHS ${_roots} PATH_SUFFIXES lib lib64 NO_DEFAULT_PATH)
+endif()
+find_path(OnnxRuntime_INCLUDE_DIR onnxruntime_cxx_api.h PATH_SUFFIXES ${_suffixes})
+find_library(OnnxRuntime_LIBRARY onnxruntime PATH_SUFFIXES lib lib64)
 
 if(NOT (OnnxRuntime_INCLUDE_DIR AND OnnxRuntime_LIBRARY))
   find_package(onnxruntime CONFIG QUIET)
