@@ -29,6 +29,7 @@ from dit_deploy.bench.timing import Timing
 from dit_deploy.bundle import Bundle
 from dit_deploy.cli._console import print_results, show_lines
 from dit_deploy.errors import DitDeployError, InputError
+from dit_deploy.text import one_line
 
 __all__ = ["CPP", "DIFFUSERS", "PYTHON", "Measured", "measure", "table"]
 
@@ -132,7 +133,7 @@ def measure(
 
     Raises:
         InputError: a number is out of range, or the program or the reference is not there.
-        DitDeployError: a candidate failed; its own message is above.
+        DitDeployError: a candidate failed; the message holds its last words.
     """
     for name, value in (("steps", steps), ("more_steps", more_steps), ("repeats", repeats), ("threads", threads)):
         if value is not None and value < 1:
@@ -195,12 +196,11 @@ def _commands(
 def _launch(name: str, command: list[str]) -> tuple[float, int]:
     """Run a command; return its seconds and the peak of its resident memory in bytes."""
     words = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *command]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise DitDeployError(f"{name} did not start; its own message is above")
-    seconds, memory, status = json.loads(done.stdout)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    seconds, memory, status = (0, 0, "none, it did not start") if done.returncode else json.loads(done.stdout)
     if status:
-        raise DitDeployError(f"{name} ended with status {status}; its own message is above")
+        last = one_line((done.stderr.strip().splitlines() or ["nothing"])[-1])
+        raise DitDeployError(f"{name} ended with status {status}; its last words: {last}")
     return float(seconds), int(memory)
 
 

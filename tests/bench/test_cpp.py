@@ -67,6 +67,9 @@ def test_what_does_not_start(tiny_bundle: Path, program: Path, tmp_path: Path) -
         measure(tiny_bundle, program, reference=tmp_path)
     with pytest.raises(InputError, match="steps: 0 came"):
         measure(tiny_bundle, program, steps=0)
-    program.write_text("#!/bin/sh\nexit 3\n", encoding="utf-8")
-    with pytest.raises(DitDeployError, match="dit-deploy-run ended with status 3"):
+    program.write_text("#!/bin/sh\necho first >&2\necho no picture today >&2\nexit 3\n", encoding="utf-8")
+    with pytest.raises(DitDeployError, match="dit-deploy-run ended with status 3; its last words: no picture today"):
+        measure(tiny_bundle, program)
+    program.write_text("#!/no/such/interpreter\n", encoding="utf-8")
+    with pytest.raises(DitDeployError, match="did not start; its last words: FileNotFoundError"):
         measure(tiny_bundle, program)
