@@ -217,7 +217,7 @@ def write_graph(network: dit.DiT, path: Path, device: str) -> Component:
             example,
             str(path),
             dynamo=False,
-            opset_version=17,
+            opset_version=20,  # the first with Gelu as one operator
             input_names=names[: len(example)],
             output_names=names[len(example) :],
             dynamic_axes=dynamic,

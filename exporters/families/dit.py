@@ -100,7 +100,10 @@ def sincos_positions(height: int, width: int, frequencies: Tensor, base_size: in
     """
 
     def encode(length: int) -> Tensor:  # [length, 2 · frequencies]: sines, then cosines
-        angles = (torch.arange(length, device=frequencies.device) * base_size / length)[:, None] * frequencies[None, :]
+        steps = torch.arange(length, device=frequencies.device)
+        # Not by ``length``: that is a shape, which lives on the host, and arithmetic on a GPU that reads a number
+        # from there cannot be captured in a CUDA graph. The last step tells the same, where the steps are.
+        angles = (steps * base_size / (steps[-1] + 1))[:, None] * frequencies[None, :]
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
     by_row = encode(height)[:, None, :].expand(height, width, -1)

@@ -88,6 +88,29 @@ def test_declared_names_and_axes_are_in_the_file(tiny_bundle: Path) -> None:
                 assert (value.name, dims) == (spec.name, expected)
 
 
+@pytest.mark.parametrize("component", ["denoiser", "vae_encoder", "vae_decoder"])
+def test_shapes_are_read_by_nothing_but_shapes(tiny_bundle: Path, component: str) -> None:
+    """ONNX Runtime computes shapes on the host, and captures no CUDA graph where the GPU reads a number from there."""
+    #: operator → inputs that its CUDA kernel reads on the host
+    host_inputs = {
+        "Expand": {1}, "ConstantOfShape": {0}, "Pad": {1}, "Range": {0, 1, 2}, "Reshape": {1}, "Resize": {1, 2, 3},
+        "Slice": {1, 2, 3, 4}, "Split": {1}, "Squeeze": {1}, "Tile": {1}, "Unsqueeze": {1},
+    }  # fmt: skip
+    makes = {"ConstantOfShape", "Expand", "Range", "Tile"}
+    graph = onnx.load(tiny_bundle / component / "model.onnx", load_external_data=False).graph
+    constant, host = {one.name for one in graph.initializer} | {""}, set[str]()
+    for node in graph.node:
+        free = [name for name in node.input if name not in constant]
+        if node.op_type == "Shape" or (free and node.op_type not in makes and host.issuperset(free)):
+            host.update(node.output)
+        elif not free:
+            constant.update(node.output)
+        else:
+            read = {place for place, name in enumerate(node.input) if name in host}
+            assert read <= host_inputs.get(node.op_type, set()), f"{node.name} reads a shape as a number"
+    assert host
+
+
 def test_weights_keep_their_names_and_the_file_holds_no_path(tiny_bundle: Path) -> None:
     model = onnx.load(tiny_bundle / "denoiser" / "model.onnx", load_external_data=False)
     names = {tensor.name for tensor in model.graph.initializer}
