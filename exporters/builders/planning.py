@@ -138,6 +138,7 @@ def make_plan(
             keep=tuple(keep),
             islands=tuple(islands),
             norm_casts=flavour is not None,
+            sigmoid_casts=flavour is None,
         )
         for component in built
     }
@@ -187,7 +188,8 @@ def _recipe(denoiser: bool, precision: Precision, compute: Compute, **chosen: An
         if precision == "fp8":
             chosen["integer"] = "explicit"
         return Recipe(precision, compute, **chosen)
-    plain = {name: chosen[name] for name in ("attention", "norm_casts", *(("islands",) if denoiser else ()))}
+    common = ("attention", "norm_casts", "sigmoid_casts", *(("islands",) if denoiser else ()))
+    plain = {name: chosen[name] for name in common}
     return Recipe(compute, compute, **plain)
 
 

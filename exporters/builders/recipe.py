@@ -54,6 +54,7 @@ class Recipe:
         keep: layers that stay in ``compute`` precision, as glob patterns.
         islands: nodes that stay in FP32, as glob patterns.
         norm_casts: whether normalisations stand between casts; see :func:`~dit_deploy.exporters.passes.half.to_half`.
+        sigmoid_casts: whether Sigmoid and SiLU do; see the same.
     """
 
     precision: Precision
@@ -66,6 +67,7 @@ class Recipe:
     keep: tuple[str, ...] = ()
     islands: tuple[str, ...] = ()
     norm_casts: bool = True
+    sigmoid_casts: bool = False
 
     @property
     def quantized(self) -> bool:
@@ -88,6 +90,8 @@ class Recipe:
         if self.compute == "fp32":
             decisive.pop("islands")
             decisive.pop("norm_casts")
+        if self.compute == "fp32" or not self.sigmoid_casts:
+            decisive.pop("sigmoid_casts")
         return {name: _text(value) for name, value in decisive.items()} | {"passes": str(PASSES)}
 
 
@@ -144,7 +148,12 @@ def lower(
     if recipe.compute != "fp32":
         ranges = calibration.ranges() if recipe.compute == "fp16" and calibration is not None else None
         islands = to_half(
-            model, _DTYPES[recipe.compute], islands=recipe.islands, ranges=ranges, norm_casts=recipe.norm_casts
+            model,
+            _DTYPES[recipe.compute],
+            islands=recipe.islands,
+            ranges=ranges,
+            norm_casts=recipe.norm_casts,
+            sigmoid_casts=recipe.sigmoid_casts,
         )
         reasons |= {island.node: f"FP32: {island.why}" for island in islands}
     save_graph(model, target)

@@ -40,6 +40,7 @@ def to_half(
     islands: Collection[str] = (),
     ranges: Mapping[str, float] | None = None,
     norm_casts: bool = True,
+    sigmoid_casts: bool = False,
 ) -> list[Island]:
     """Let ``model`` compute in ``dtype``, in place; its inputs and outputs keep their types.
 
@@ -55,6 +56,8 @@ def to_half(
         norm_casts: put normalisations between casts, so that their statistics are float32 whatever the backend does.
             TensorRT 11 does not say in what it computes them. ONNX Runtime's kernels keep to the operators' definition,
             which has float32 statistics for most: ``False`` saves it casts that it does not fuse.
+        sigmoid_casts: put Sigmoid, and SiLU, between casts. ONNX Runtime's CUDA kernels compute σ(x) of a negative x
+            as 1 − σ(−x) in the tensor's own type, so that in BF16 nothing is left of a σ below 0.002.
 
     Returns:
         what stays in float32, node by node, and why.
@@ -75,7 +78,7 @@ def to_half(
     infer_types(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _drop_casts(graph)
-    reasons = find_islands(graph, dtype, islands, ranges, norm_casts=norm_casts)
+    reasons = find_islands(graph, dtype, islands, ranges, norm_casts=norm_casts, sigmoid_casts=sigmoid_casts)
     _Typing(graph, dtype, reasons).apply()
     check_types(model)
     return [Island(node.name or node.op_type, why) for node, why in reasons.items()]

@@ -64,6 +64,7 @@ def find_islands(
     ranges: Mapping[str, float] | None = None,
     *,
     norm_casts: bool = True,
+    sigmoid_casts: bool = False,
 ) -> dict[ir.Node, str]:
     """Return the nodes that are to compute in float32 where the rest does in ``dtype``, each with the reason.
 
@@ -74,6 +75,7 @@ def find_islands(
     - Softmax, sums and means with the powers and roots about them, and normalisations: the square of 256 is beyond
       FP16. Without ``norm_casts`` those stay half whose operator is defined to have its statistics in float32
       (``stash_type``: LayerNormalization, RMSNormalization, GroupNormalization of opset 21);
+    - with ``sigmoid_casts``, Sigmoid and what multiplies it by its own argument (SiLU);
     - FP16 only: constants that leave its range or vanish in it, and values that ``ranges`` (value name → largest
       magnitude) says come near its end, with the nodes that make and read them;
     - arithmetic on the graph's own inputs and on its outputs, where it costs nothing: they are float32 anyway;
@@ -85,6 +87,8 @@ def find_islands(
     found.named(patterns)
     found.without_form()
     found.norms(norm_casts)
+    if sigmoid_casts:
+        found.sigmoids()
     found.sums()
     found.integers()
     found.angles()
@@ -139,6 +143,14 @@ class _Finder:
             exact = node.attributes.get_int("stash_type", 1 if has_attribute(node, "stash_type") else 0) == 1
             if node.op_type in _NORMS and (casts or not exact):
                 self.add(node, "statistics of a normalisation")
+
+    def sigmoids(self) -> None:
+        for node in self.graph:
+            if node.op_type == "Sigmoid" and floats(node):
+                self.add(node, "Sigmoid: 1 − σ(|x|) where x is negative")
+                for reader in node.outputs[0].consumers():
+                    if reader.op_type == "Mul" and node.inputs[0] in reader.inputs:
+                        self.add(reader, "SiLU, by the Sigmoid in it")
 
     def sums(self) -> None:
         for node in self.graph:

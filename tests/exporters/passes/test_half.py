@@ -210,6 +210,24 @@ def test_onnx_runtime_needs_no_casts_around_normalisations(tiny_bundle: Path, tm
     np.testing.assert_allclose(found[1], found[0], atol=2e-3 * np.abs(found[0]).max())
 
 
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_silu_between_casts(tiny_bundle: Path, tmp_path: Path, component: str) -> None:
+    """For ONNX Runtime's CUDA kernels, which lose what is small of a Sigmoid."""
+    path, kinds = tiny_bundle / component / "model.onnx", {}
+    for asked in (False, True):
+        model = load_graph(path)
+        why = {one.node: one.why for one in to_half(model, BF16, norm_casts=False, sigmoid_casts=asked)}
+        sigmoids = [node for node in model.graph if node.op_type == "Sigmoid"]
+        products = [reader for node in sigmoids for reader in node.outputs[0].consumers()]
+        assert sigmoids and {node.op_type for node in products} == {"Mul"}
+        kinds[asked] = {node.outputs[0].dtype for node in (*sigmoids, *products)}
+        if asked:
+            assert all("Sigmoid" in why[node.name or ""] for node in sigmoids)
+            save_graph(model, tmp_path / "half.onnx")
+            check(tmp_path / "half.onnx")
+    assert BF16 in kinds[False] and kinds[True] == {FLOAT}
+
+
 def test_decomposed_attention_has_its_softmax_in_float32(tiny_bundle: Path, tmp_path: Path) -> None:
     model = load_graph(tiny_bundle / "denoiser" / "model.onnx")
     lower_attention(model, "decomposed")
