@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from dit_deploy.bundle import Component, shape_of
 from dit_deploy.errors import BackendError
-from dit_deploy.runtimes.onnxruntime_device import OnnxRuntimeDeviceBinding, OnnxRuntimeMemory
+from dit_deploy.runtimes.onnxruntime_device import GATE, OnnxRuntimeDeviceBinding, OnnxRuntimeMemory
 from dit_deploy.runtimes.providers import CPU, CUDA, Provider, first_line, open_session, ort
 from dit_deploy.runtimes.replay import warn_eager
 
@@ -101,7 +102,8 @@ class OnnxRuntimeRunner:
 
     def _open(self, *, graphs: bool) -> ort.InferenceSession:
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        # A refusal of CUDA graphs comes as an error, and is told by a warning of ours: no need of red lines beside it.
+        options.log_severity_level = 4 if graphs else 3
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         for name, value in self._config.items():
@@ -109,7 +111,8 @@ class OnnxRuntimeRunner:
         for library in self._libraries:
             options.register_custom_ops_library(str(library))
         providers = [_with_cuda_options(provider, graphs) for provider in self._providers]
-        return open_session(self._path, options, providers, self._what)
+        with nullcontext() if self.device is None else GATE.together():
+            return open_session(self._path, options, providers, self._what)
 
 
 def _cuda_memory(providers: Sequence[Provider]) -> OnnxRuntimeMemory | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,6 +140,11 @@ def preload_cuda() -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, cut to what a terminal shows."""
+    """Return the first line of an error's message, cut to what a terminal shows; where CUDA failed, what CUDA said.
+
+    ONNX Runtime's own first line is then a C++ signature of its checks.
+    """
+    if said := re.search(r"\b(?:CUDA|CUBLAS|CUDNN|CUFFT)\w* (?:failure|error)[^;\n]*", str(error)):
+        return said[0].strip()[:300]
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

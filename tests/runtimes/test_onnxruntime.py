@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import types
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,17 @@ class TestProviders:
         assert "\n" not in str(raised.value)
 
 
+def test_what_cuda_said_is_the_message() -> None:
+    text = (
+        "Error in execution: /src/cuda_call.cc:154 std::conditional_t<THRW, void, Status> CudaCall(ERRTYPE) [with THRW "
+        "= true] CUDA failure 900: operation not permitted when stream is capturing ; GPU=0 ; hostname=here ; expr=f()"
+    )
+    assert providers.first_line(RuntimeError(text)) == (
+        "CUDA failure 900: operation not permitted when stream is capturing"
+    )
+    assert providers.first_line(RuntimeError("no such file\nmore")) == "no such file"
+
+
 class GraphMemory(OnnxRuntimeMemory):
     """The CPU's memory, said to have CUDA graphs."""
 
@@ -197,6 +210,58 @@ def test_each_thread_captures_and_compares(bundle: Bundle, sessions: list[GraphS
     assert sessions[0].seen == ["-1", "1", "1"] * 2 + ["1"]
 
 
+def test_nothing_else_runs_while_a_thread_captures(
+    bundle: Bundle, sessions: list[GraphSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where what another thread allocates or runs breaks the capture and itself."""
+    FAULT[0] = ""
+    inside: list[bool] = []  # of what is under way: whether it captures
+    broken: list[str] = []
+    captured = threading.local()
+
+    def enter(capturing: bool) -> None:
+        broken.extend(["something else ran during a capture"] * bool(inside and (capturing or any(inside))))
+        inside.append(capturing)
+        time.sleep(0.02 if capturing else 0.002)
+
+    def run(self: GraphSession, io: Any, options: Any = None) -> None:
+        number = options.get_run_config_entry("gpu_graph_id")
+        mine = captured.__dict__.setdefault("numbers", set())
+        enter(capturing := number != "-1" and number not in mine)
+        mine.add(number)
+        self._session.run_with_iobinding(io, options)
+        inside.remove(capturing)
+
+    def upload(value: ort.OrtValue, array: np.ndarray) -> None:
+        enter(False)
+        original(value, array)
+        inside.remove(False)
+
+    original = ort.OrtValue.update_inplace
+    monkeypatch.setattr(GraphSession, "run_with_iobinding", run)
+    monkeypatch.setattr(ort.OrtValue, "update_inplace", upload)
+    ours, theirs = BindingPool(runner(bundle, device=GraphMemory("cpu"))), BindingPool(runner(bundle))
+    found: dict[int, np.ndarray | BaseException] = {}
+
+    def work(seed: int) -> None:
+        try:
+            for _ in range(3):
+                found[seed] = results(ours, seed, batch=1 + seed % 2)
+        except BaseException as error:
+            found[seed] = error
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not broken
+    monkeypatch.undo()
+    for seed, array in found.items():
+        np.testing.assert_array_equal(array, results(theirs, seed, batch=1 + seed % 2))
+    assert len(found) == len(threads)
+
+
 def test_sizes_beyond_what_a_session_holds_run_without(bundle: Bundle, sessions: list[GraphSession]) -> None:
     FAULT[0] = ""
     ours = BindingPool(runner(bundle, device=GraphMemory("cpu")), capacity=1)
@@ -243,5 +308,23 @@ def test_on_a_gpu(bundle: Bundle, tmp_path: Path) -> None:
     for scheduler in ("ddim", "unipc", "euler-ancestral"):
         request: dict[str, Any] = {"class_labels": [1, 2], "num_inference_steps": 8, "seed": 0, "scheduler": scheduler}
         expected = Pipeline(bundle, "onnx")(**request, output_type="latent").latents
-        found = pipe(**request, output_type="latent").latents
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # no CUDA graph is given up
+            found = pipe(**request, output_type="latent").latents
         assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(CUDA not in ort.get_available_providers(), reason="this ONNX Runtime has no CUDA")
+def test_threads_that_begin_at_once_on_a_gpu(bundle: Bundle) -> None:
+    """Each captures its graph while the others would allocate, run and wait."""
+    pipe = Pipeline(bundle, runners={"denoiser": runner(bundle, providers=(CUDA, CPU))})
+
+    def draw(seed: int) -> np.ndarray:
+        return pipe(class_labels=[1], num_inference_steps=8, seed=seed, output_type="latent").latents
+
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(draw, range(6)))
+    for seed, latents in enumerate(found):
+        expected = draw(seed)
+        assert np.abs(latents - expected).max() <= 1e-5 * np.abs(expected).max()
