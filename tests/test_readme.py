@@ -56,6 +56,7 @@ def test_commands_run_as_they_stand(tmp_path: Path) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *ROOT.glob("examples/**/README.md"), ROOT / "dit_deploy" / "bench" / "README.md"]:
+    pages = [ROOT / "README.md", ROOT / "dit_deploy" / "bench" / "README.md"]
+    for page in [*pages, *ROOT.glob("examples/**/README.md"), *ROOT.glob("runtimes/*/README.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
