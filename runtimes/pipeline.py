@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,13 +17,15 @@ from PIL import Image
 
 from dit_deploy.bundle import Bundle
 from dit_deploy.errors import Cancelled, InputError
-from dit_deploy.runtimes.arguments import check_sizes, first_noise, latents_shape, read_conditions, read_seed, shown
+from dit_deploy.runtimes.arguments import check_sizes, first_noise, latents_shape, read_seed, shown
 from dit_deploy.runtimes.autoencoder import decode, encode
 from dit_deploy.runtimes.components import Components, choose_engine
+from dit_deploy.runtimes.conditions import Conditions, read_conditions, read_texts
 from dit_deploy.runtimes.device_loop import device_of
 from dit_deploy.runtimes.images import ImageInput, read_images, to_pil
 from dit_deploy.runtimes.plan import Plan, plan_steps
 from dit_deploy.runtimes.progress import progress_bar
+from dit_deploy.runtimes.prompts import PromptReader
 from dit_deploy.runtimes.runner import BindingPool, Runner
 from dit_deploy.runtimes.steps import open_steps
 from dit_deploy.sampling import Guidance, NoiseSource
@@ -87,6 +89,7 @@ class Pipeline:
         self.engine_reason = choice.reason
         self._components = Components(bundle, threads, runners or {}, choice.engine)
         self._components.pool("denoiser")
+        self._prompts: PromptReader | None = None
         latents = bundle.manifest.latents
         self.pixel_multiple = latents.patch_size * latents.spatial_compression
 
@@ -94,8 +97,14 @@ class Pipeline:
         self,
         *,
         class_labels: int | Sequence[int] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        conditions: Mapping[str, NDArray[Any]] | None = None,
+        unconditional: Mapping[str, NDArray[Any]] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        true_cfg_scale: float = 1.0,
         guidance_channels: int | Literal["model"] | None = "model",
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         guidance_rescale: float = 0.0,
@@ -112,12 +121,20 @@ class Pipeline:
         callback: Callback | None = None,
         progress: bool = False,
     ) -> Output:
-        """Draw one picture a class label.
+        """Draw one picture a class label, or ``num_images_per_prompt`` a prompt.
 
         Args:
             class_labels: class indices; the null class draws without a class.
+            prompt: one text or several, for a bundle with text encoders. What an encoder does not read of a long one
+                is cut, with a warning that quotes it.
+            negative_prompt: what the unguided half is given: one text for all, or one a prompt.
+            num_images_per_prompt: pictures of the same prompt stand beside each other.
+            conditions, unconditional: inputs of the denoiser by name, [batch, …], instead of what labels and prompts
+                make, for the two halves of guidance.
             num_inference_steps: denoising steps, at least 1; the manifest's usual number by default.
-            guidance_scale: classifier-free guidance (Ho & Salimans 2022), on above 1; the manifest's by default.
+            guidance_scale: the family's main knob; the manifest's by default. Classifier-free guidance (Ho & Salimans
+                2022), on above 1; what the denoiser is fed where the guidance is embedded in it.
+            true_cfg_scale: classifier-free guidance of a denoiser with embedded guidance; on above 1.
             guidance_channels: how many leading latent channels are guided; ``None``: all; ``"model"``: its own.
             guidance_interval: guide only in this part of the steps, as fractions (Kynkäänniemi et al. 2024).
             guidance_rescale: 0 … 1, pull the guided prediction back to its former deviation (Lin et al. 2023).
@@ -146,14 +163,29 @@ class Pipeline:
         if output_type != "latent" and "vae_decoder" not in self._components:
             raise InputError('this bundle has no VAE decoder; ask for output_type="latent", or export with a VAE')
         check_sizes(self.pixel_multiple, height=height, width=width)
-        conditions, batch = read_conditions(self.bundle.component("denoiser"), {"class_labels": class_labels})
-        guidance = Guidance(
-            scale=manifest.guidance.default_scale if guidance_scale is None else guidance_scale,
-            channels=manifest.guidance.channels if guidance_channels == "model" else guidance_channels,
-            interval=guidance_interval,
-            rescale=guidance_rescale,
-            batched=guidance_batched,
+        guidance = self._guidance(
+            guidance_scale, true_cfg_scale, guidance_channels, guidance_interval, guidance_rescale, guidance_batched
         )
+        texts = read_texts(manifest, prompt, negative_prompt, num_images_per_prompt)
+        if texts is not None and self._prompts is None:
+            self._prompts = PromptReader(self.bundle, self.pool)
+        read = read_conditions(
+            manifest,
+            class_labels=class_labels,
+            texts=texts,
+            encode=self._prompts,
+            scale=manifest.guidance.default_scale if guidance_scale is None else guidance_scale,
+            given=conditions,
+            given_unconditional=unconditional,
+            guided=guidance.scale > 1.0,
+        )
+        if texts is not None and texts.negatives is None and not unconditional:
+            guidance = replace(guidance, scale=1.0)  # such a family guides towards a negative prompt only
+        batch = read.batch
+        start_image = None if image is None else self._read_images(image, batch, height, width)
+        if start_image is not None:
+            height, width = start_image.shape[2:]
+        shape = latents_shape(manifest.latents, batch, height, width)
         plan = plan_steps(
             self.bundle,
             num_inference_steps=num_inference_steps,
@@ -161,11 +193,8 @@ class Pipeline:
             eta=eta,
             from_image=image is not None,
             strength=strength,
+            tokens=shape[2] * shape[3] // manifest.latents.patch_size**2,
         )
-        start_image = None if image is None else self._read_images(image, batch, height, width)
-        if start_image is not None:
-            height, width = start_image.shape[2:]
-        shape = latents_shape(manifest.latents, batch, height, width)
         source, seeds = read_seed(seed, batch)
         seconds = dict.fromkeys(manifest.components, 0.0)
 
@@ -177,9 +206,7 @@ class Pipeline:
         else:
             start = np.float32(table.initial_noise_scale) * first_noise(noise, shape, source)
         with progress_bar(progress, table.num_steps) as advance_bar:
-            latents, seconds["denoiser"] = self._sample(
-                start, plan, conditions, guidance, source, callback, advance_bar
-            )
+            latents, seconds["denoiser"] = self._sample(start, plan, read, guidance, source, callback, advance_bar)
 
         images: list[Image.Image] | Floats = []
         if output_type != "latent":
@@ -213,11 +240,37 @@ class Pipeline:
             raise InputError(f"image: {len(pictures)} pictures came, 1 or {batch} expected, as there are labels")
         return pictures
 
+    def _guidance(
+        self,
+        scale: float | None,
+        true_cfg_scale: float,
+        channels: int | Literal["model"] | None,
+        interval: tuple[float, float],
+        rescale: float,
+        batched: bool,
+    ) -> Guidance:
+        """Return classifier-free guidance as the family does it."""
+        own = self.bundle.manifest.guidance
+        if own.kind == "embedded":
+            Guidance(own.default_scale if scale is None else scale)  # a number that a denoiser can be fed
+            scale = true_cfg_scale
+        elif true_cfg_scale != 1.0:
+            raise InputError("true_cfg_scale: this bundle's guidance is not embedded; use guidance_scale")
+        guidance = Guidance(
+            scale=own.default_scale if scale is None else scale,
+            channels=own.channels if channels == "model" else channels,
+            interval=interval,
+            rescale=rescale,
+            batched=batched,
+            token=self.bundle.manifest.latents.patch_size if own.normalise == "token" else None,
+        )
+        return replace(guidance, scale=guidance.scale + own.scale_offset)
+
     def _sample(
         self,
         start: Floats,
         plan: Plan,
-        conditions: Mapping[str, NDArray[Any]],
+        conditions: Conditions,
         guidance: Guidance,
         source: NoiseSource,
         callback: Callback | None,

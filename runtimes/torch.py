@@ -32,7 +32,7 @@ try:
 
     from dit_deploy.exporters.autoencoders import factors, load_autoencoder, spatial_compression
     from dit_deploy.exporters.families.dit_reference import DiffusersDiT
-    from dit_deploy.exporters.sources import Source, open_source
+    from dit_deploy.exporters.families.dit_source import Checkpoint, open_checkpoint
 except ImportError as error:
     raise BackendError(
         f"the PyTorch reference needs torch and diffusers ({error}); install dit-deploy[export]"
@@ -99,15 +99,15 @@ class TorchReference:
         source: an opened checkpoint.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Checkpoint) -> None:
         self.source = source
 
     @classmethod
     def open(
         cls, path: str | Path, *, arch: str | None = None, image_size: int | None = None, vae: str | Path | None = None
     ) -> Self:
-        """Open a checkpoint; arguments and errors are those of :func:`~dit_deploy.exporters.sources.open_source`."""
-        return cls(open_source(path, arch=arch, image_size=image_size, vae=vae))
+        """Open a checkpoint; see :func:`~dit_deploy.exporters.families.dit_source.open_checkpoint`."""
+        return cls(open_checkpoint(path, arch=arch, image_size=image_size, vae=vae))
 
     @property
     def kind(self) -> str:
