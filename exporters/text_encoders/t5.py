@@ -101,7 +101,9 @@ class T5(nn.Module):
                 bias = bias if mask is None else bias + mask
             x = block.layer[1](block.layer[0](x, bias))
         x = self.final_layer_norm(x)
-        return (x, attention_mask) if self.gives_mask and attention_mask is not None else (x,)
+        if not self.gives_mask or attention_mask is None:
+            return (x,)
+        return x, (attention_mask > 0).to(torch.int64)  # made anew: a graph's input cannot be its output too
 
 
 class _Block(nn.Module):
