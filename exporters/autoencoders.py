@@ -83,7 +83,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [batch, channels, height, width] → pictures in 0 … 1."""
+    """Latents [batch, channels, height, width] → pictures in 0 … 1 and beyond: a runtime blends, then clips."""
 
     def __init__(self, vae: Autoencoder) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
         decoded = self.vae.decode(latents / self.scale + self.shift, return_dict=False)[0]
-        return ((decoded / 2 + 0.5).clamp(0, 1),)
+        return (decoded / 2 + 0.5,)
 
 
 def graphs(folder: Path, channels: int, sample_size: int) -> tuple[list[Graph], tuple[int, float, float]]:
@@ -123,14 +123,14 @@ def _latents(name: str, channels: int, description: str = "") -> TensorSpec:
     return TensorSpec(name=name, dtype="float32", axes=axes, description=description)
 
 
-def _images(channels: int, compression: int) -> TensorSpec:
+def _images(channels: int, compression: int, minimum: float | None = 0, maximum: float | None = 1) -> TensorSpec:
     axes = (
         Axis(name="batch"),
         channels,
         Axis(name="latent_height", multiple=compression),
         Axis(name="latent_width", multiple=compression),
     )
-    return TensorSpec(name="images", dtype="float32", axes=axes, minimum=0, maximum=1)
+    return TensorSpec(name="images", dtype="float32", axes=axes, minimum=minimum, maximum=maximum)
 
 
 def encoder_component(vae: Autoencoder, compression: int) -> Component:
@@ -151,5 +151,5 @@ def decoder_component(vae: Autoencoder, compression: int) -> Component:
     return Component(
         path="vae_decoder/model.onnx",
         inputs=(_latents("latents", vae.config.latent_channels),),
-        outputs=(_images(vae.config.out_channels, compression),),
+        outputs=(_images(vae.config.out_channels, compression, None, None),),
     )

@@ -18,7 +18,7 @@ from PIL import Image
 from dit_deploy.bundle import Bundle
 from dit_deploy.errors import Cancelled, InputError
 from dit_deploy.runtimes.arguments import check_sizes, first_noise, latents_shape, read_seed, shown
-from dit_deploy.runtimes.autoencoder import decode, encode
+from dit_deploy.runtimes.autoencoder import decode, encode, tile_of
 from dit_deploy.runtimes.components import Components, choose_engine
 from dit_deploy.runtimes.conditions import Conditions, read_conditions, read_texts
 from dit_deploy.runtimes.device_loop import device_of
@@ -117,6 +117,7 @@ class Pipeline:
         noise: NDArray[np.floating] | None = None,
         image: ImageInput | None = None,
         strength: float | None = None,
+        vae_tile: int | None = None,
         output_type: Literal["pil", "numpy", "latent"] = "pil",
         callback: Callback | None = None,
         progress: bool = False,
@@ -146,6 +147,8 @@ class Pipeline:
             noise: float32 of the latents' shape, instead of the seed's first draw.
             image: one picture, or one for each label, to start from.
             strength: 0 … 1, how much of ``image`` is redrawn; 0.8 by default.
+            vae_tile: pixels on a side of the pieces in which larger pictures go through the VAE, blended where they
+                overlap, as diffusers does it; its memory is then that of one piece. A multiple of four latent pixels.
             output_type: ``"pil"``, ``"numpy"`` ([batch, height, width, 3] in 0 … 1) or ``"latent"``.
             callback: called after each step; returning ``False`` cancels.
             progress: show a progress bar.
@@ -163,6 +166,7 @@ class Pipeline:
         if output_type != "latent" and "vae_decoder" not in self._components:
             raise InputError('this bundle has no VAE decoder; ask for output_type="latent", or export with a VAE')
         check_sizes(self.pixel_multiple, height=height, width=width)
+        tile = tile_of(vae_tile, manifest.latents.spatial_compression)
         guidance = self._guidance(
             guidance_scale, true_cfg_scale, guidance_channels, guidance_interval, guidance_rescale, guidance_batched
         )
@@ -200,7 +204,7 @@ class Pipeline:
 
         table = plan.table
         if start_image is not None:
-            clean, seconds["vae_encoder"] = encode(self.pool("vae_encoder"), start_image, shape, source)
+            clean, seconds["vae_encoder"] = encode(self.pool("vae_encoder"), start_image, shape, source, tile)
             signal, deviation = table.start
             start = np.float32(signal) * clean + np.float32(deviation) * first_noise(noise, shape, source)
         else:
@@ -211,7 +215,7 @@ class Pipeline:
         images: list[Image.Image] | Floats = []
         if output_type != "latent":
             decoded, seconds["vae_decoder"] = decode(
-                self.pool("vae_decoder"), latents, manifest.latents.spatial_compression
+                self.pool("vae_decoder"), latents, manifest.latents.spatial_compression, tile
             )
             images = to_pil(decoded) if output_type == "pil" else decoded
         seconds["total"] = time.perf_counter() - started
