@@ -51,7 +51,8 @@ def free_sizes(component: Component) -> dict[str, Axis]:
 
 def traced_sizes(component: Component) -> dict[str, int]:
     """Return the free sizes that :func:`trace` uses, so that a proof can avoid them."""
-    return dict(zip(free_sizes(component), _TRACED, strict=False))
+    sizes = zip(free_sizes(component).items(), _TRACED, strict=False)
+    return {name: size if size >= axis.minimum else axis.minimum + size for (name, axis), size in sizes}
 
 
 #: (sizes, seed) → inputs by name that random numbers of the declared range cannot stand for, such as masks.

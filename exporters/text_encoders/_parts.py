@@ -19,11 +19,14 @@ __all__ = [
     "MASKED",
     "RMSNorm",
     "activation",
+    "decoder_name",
     "hidden_states",
     "input_tensors",
     "key_mask",
     "load",
+    "made_anew",
     "mask_feeds",
+    "mask_tensor",
     "read_config",
     "text_component",
 ]
@@ -110,9 +113,17 @@ def load(make: Callable[[], nn.Module], folder: Path, rename: Callable[[str], st
     return network.eval().requires_grad_(False)
 
 
-def input_tensors(vocabulary: int, *, mask: bool, maximum: int | None = None) -> tuple[TensorSpec, ...]:
-    """Declare ``input_ids`` and, with ``mask``, ``attention_mask``, int64 [batch, sequence_length ≤ maximum]."""
-    axes = (Axis(name="batch"), Axis(name="sequence_length", maximum=maximum))
+def decoder_name(key: str) -> str:
+    """Return the network's name of a decoder's tensor: checkpoints say ``layers``, ``model.layers``, and for the
+    language half of a model that sees ``model.layers`` or ``model.language_model.layers``."""
+    return "model." + key.removeprefix("model.").removeprefix("language_model.")
+
+
+def input_tensors(
+    vocabulary: int, *, mask: bool, minimum: int = 1, maximum: int | None = None
+) -> tuple[TensorSpec, ...]:
+    """Declare ``input_ids`` and, with ``mask``, ``attention_mask``, int64 [batch, sequence_length]."""
+    axes = (Axis(name="batch"), Axis(name="sequence_length", minimum=minimum, maximum=maximum))
     ids = TensorSpec(name="input_ids", dtype="int64", axes=axes, minimum=0, maximum=vocabulary - 1)
     if not mask:
         return (ids,)
@@ -127,6 +138,12 @@ def hidden_states(name: str, width: int, maximum: int | None = None) -> TensorSp
     return TensorSpec(name=name, dtype="float32", axes=axes)
 
 
+def mask_tensor(name: str, maximum: int | None = None) -> TensorSpec:
+    """Declare the mask of hidden states that is handed on, int64 [batch, sequence_length]."""
+    axes = (Axis(name="batch"), Axis(name="sequence_length", maximum=maximum))
+    return TensorSpec(name=name, dtype="int64", axes=axes, minimum=0, maximum=1, description="1 where a token is")
+
+
 def text_component(name: str, inputs: tuple[TensorSpec, ...], outputs: list[TensorSpec]) -> Component:
     """Declare the component ``name`` at its usual place in a bundle."""
     return Component(path=f"{name}/model.onnx", inputs=inputs, outputs=tuple(outputs))
@@ -137,18 +154,20 @@ def key_mask(attention_mask: Tensor) -> Tensor:
     return ((1 - attention_mask) * MASKED).to(torch.float32)[:, None, None, :]
 
 
-def mask_feeds(vocabulary: int, *, right: bool = True) -> Callable[[Mapping[str, int], int], dict[str, np.ndarray]]:
-    """Return a maker of ids and masks of texts of different lengths, padded on the right, or else on the left."""
+def made_anew(attention_mask: Tensor) -> Tensor:
+    """Return an equal mask: a graph's input cannot be its output too."""
+    return (attention_mask > 0).to(torch.int64)
+
+
+def mask_feeds(vocabulary: int, *, least: int = 1) -> Callable[[Mapping[str, int], int], dict[str, np.ndarray]]:
+    """Return a maker of ids and masks of texts of ``least`` or more tokens, padded on the right."""
 
     def feeds(sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
         generator = np.random.default_rng(seed)
         batch, length = sizes["batch"], sizes["sequence_length"]
-        lengths = generator.integers(1, length, batch, endpoint=True)
+        lengths = generator.integers(min(least, length), length, batch, endpoint=True)
         lengths[0] = length
         mask = (np.arange(length)[None, :] < lengths[:, None]).astype(np.int64)
-        return {
-            "input_ids": generator.integers(0, vocabulary, (batch, length)),
-            "attention_mask": mask if right else mask[:, ::-1].copy(),
-        }
+        return {"input_ids": generator.integers(0, vocabulary, (batch, length)), "attention_mask": mask}
 
     return feeds

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_deploy.bundle.manifest import Axis, TensorSpec
 from dit_deploy.exporters.modules import load_transformers
 from dit_deploy.exporters.source import Graph
 from dit_deploy.exporters.text_encoders import _parts as parts
@@ -50,8 +49,7 @@ def graph(
     masked = attends_mask or mask_output is not None
     outputs = [parts.hidden_states(output, config.d_model)]
     if mask_output is not None:
-        axes = (Axis(name="batch"), Axis(name="sequence_length"))
-        outputs.append(TensorSpec(name=mask_output, dtype="int64", axes=axes, minimum=0, maximum=1))
+        outputs.append(parts.mask_tensor(mask_output))
     options = {"attends_mask": attends_mask, "gives_mask": mask_output is not None}
     return Graph(
         component,
@@ -103,7 +101,7 @@ class T5(nn.Module):
         x = self.final_layer_norm(x)
         if not self.gives_mask or attention_mask is None:
             return (x,)
-        return x, (attention_mask > 0).to(torch.int64)  # made anew: a graph's input cannot be its output too
+        return x, parts.made_anew(attention_mask)
 
 
 class _Block(nn.Module):

@@ -54,7 +54,7 @@ ODD_TEXTS = [
 
 
 def clip_tokenizer(folder: Path, *, pad_token: str = "<|endoftext|>", model_max_length: int = 77) -> int:
-    """Write a CLIP tokenizer: bytes, bytes at a word's end, merges, start and end tokens; the second of SD3 pads "!"."""
+    """Write a CLIP tokenizer: bytes, bytes at a word's end, merges, start and end tokens. SD3's second pads "!"."""
     from transformers import CLIPTokenizer
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -69,9 +69,7 @@ def clip_tokenizer(folder: Path, *, pad_token: str = "<|endoftext|>", model_max_
     merges = _merges(trained)
     pieces += dict.fromkeys(left + right for left, right in merges if left + right not in set(pieces))
     vocabulary = {piece: number for number, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
-    tokenizer = CLIPTokenizer(
-        vocab=vocabulary, merges=merges, pad_token=pad_token, model_max_length=model_max_length
-    )
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad_token, model_max_length=model_max_length)
     return _save(tokenizer, folder)
 
 

@@ -78,7 +78,7 @@ def test_the_position_table_is_a_limit_of_the_manifest(tmp_path: Path) -> None:
     graph = clip.graph(folder, "text_encoder", tokens=40, **options)
     axis = graph.component.input("input_ids").axes[1]
     assert not isinstance(axis, int) and axis.maximum == 40
-    with pytest.raises(SourceError, match="40 positions .*; its tokenizer makes 77"):
+    with pytest.raises(SourceError, match="its tokenizer makes 77"):
         clip.graph(folder, "text_encoder", tokens=77, **options)
     with pytest.raises(SourceError, match=r"3 layers, none for hidden_states\[-6\]"):
         clip.graph(folder, "text_encoder", tokens=40, hidden_layer=-6, **options)
