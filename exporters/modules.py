@@ -43,13 +43,16 @@ def check_class(folder: Path, *names: str) -> dict[str, Any]:
     return config
 
 
-def load_diffusers(kind: type[Module], folder: Path) -> Module:
+def load_diffusers(kind: type[Module], folder: Path, *also: str) -> Module:
     """Return the diffusers model in ``folder``, in float32; weights that are float32 on disk stay mapped from it.
+
+    Args:
+        also: names that ``kind`` had when older folders were saved.
 
     Raises:
         SourceError: the folder holds another class, or its weights do not fit its config.
     """
-    config = check_class(folder, kind.__name__)
+    config = check_class(folder, kind.__name__, *also)
     tensors = folder_tensors(folder)
     try:
         with parameters_without_storage():
