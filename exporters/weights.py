@@ -81,11 +81,6 @@ def float32_bytes(*folders: Path) -> int:
     return total
 
 
-def float32_size(*folders: Path) -> int:
-    """Return how many bytes the tensors of model folders have in float32."""
-    return sum(4 * tensor.numel() for folder in folders for tensor in folder_tensors(folder).values())
-
-
 def checkpoint_tensors(path: Path) -> dict[str, Tensor]:
     """Map the tensors of one checkpoint file, ``.safetensors`` or a ``.pt`` that torch can open without running code.
 

@@ -1,4 +1,4 @@
-"""What the text-to-image families declare alike: latents, timestep, text conditions, outputs; and masks for the proof."""
+"""What text-to-image families declare alike: latents, timestep, text conditions, outputs; masks for the proof."""
 
 from __future__ import annotations
 

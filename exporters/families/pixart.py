@@ -87,7 +87,7 @@ def open_pipeline(folder: Path) -> Source:
         scheduler_config=scheduler_config,
         scheduler=Scheduler(num_inference_steps=20),
         digest_files=tuple(files.folder_files(transformer)),
-        float32_bytes=files.float32_size(transformer, vae, text_encoder),
+        float32_bytes=files.float32_bytes(transformer, vae, text_encoder),
         prompts=Prompts(
             encoders=(
                 PromptEncoder(
