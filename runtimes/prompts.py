@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from dit_deploy.bundle import Bundle, Component, PromptEncoder, bind_axes
-from dit_deploy.errors import BundleError
+from dit_deploy.errors import BundleError, InputError
 from dit_deploy.runtimes.arguments import shown
 from dit_deploy.runtimes.finite import check_finite
 from dit_deploy.runtimes.integrity import check_file
@@ -54,6 +54,7 @@ class PromptReader:
         A text that is longer than an encoder reads is cut, with a warning that quotes what was left out.
 
         Raises:
+            InputError: a text is none that can be written as UTF-8.
             BundleError: a tokenizer or encoder was altered, or cannot be read.
             BackendError: an encoder failed, or gave values that are not finite.
         """
@@ -63,16 +64,28 @@ class PromptReader:
         return made if self._prompts.join is None else self._run(self._prompts.join, made)
 
     def tokens(self, encoder: PromptEncoder, texts: Sequence[str], negative: bool = False) -> dict[str, Array]:
-        """Return ``input_ids`` and ``attention_mask`` of the texts for one encoder, int64 [len(texts), tokens]."""
+        """Return ``input_ids`` and ``attention_mask`` of the texts for one encoder, int64 [len(texts), tokens].
+
+        Raises:
+            InputError: a text is none that can be written as UTF-8.
+            BundleError: the tokenizer was altered, cannot be read, or does not pad texts to one length.
+        """
+        what = "negative_prompt" if negative else "prompt"
         template = encoder.negative_template if negative else encoder.prompt_template
-        prepared = []
-        for text in texts:
-            for step in encoder.cleaning:
-                text = CLEANING[step](text)
-            prepared.append(template.replace("{}", text))
-        encodings = self._tokenizer(encoder.tokenizer).encode_batch(prepared)
-        for text, encoding in zip(prepared, encodings, strict=True):
-            _warn_of_cut(text, encoding, negative)
+        before = template.index("{}")
+        path = encoder.negative_tokenizer if negative and encoder.negative_tokenizer else encoder.tokenizer
+        cleaned = [_cleaned(text, encoder.cleaning, what) for text in texts]
+        encodings = self._tokenizer(path).encode_batch([template.replace("{}", text) for text in cleaned])
+        if len({len(encoding.ids) for encoding in encodings}) > 1:
+            raise BundleError(f"{self._bundle.path / path} does not pad texts to one length; give one prompt at a time")
+        for text, encoding in zip(cleaned, encodings, strict=True):
+            if left_out := _left_out(text, encoding, before):
+                warnings.warn(
+                    f"{what}: the {encoder.component} reads {len(encoding.ids)} tokens; left out: "
+                    f"{shown(left_out, 400)}",
+                    UserWarning,
+                    stacklevel=5,  # whoever called the pipeline
+                )
         return {
             "input_ids": np.array([encoding.ids for encoding in encodings], np.int64),
             "attention_mask": np.array([encoding.attention_mask for encoding in encodings], np.int64),
@@ -101,13 +114,22 @@ class PromptReader:
             return {key: array.copy() for key, array in binding.outputs.items()}
 
 
-def _warn_of_cut(text: str, encoding: Encoding, negative: bool) -> None:
+def _cleaned(text: str, steps: Sequence[str], what: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what}: {shown(text)} holds half a character (a lone surrogate) at {error.start}") from None
+    for step in steps:
+        text = CLEANING[step](text)
+    return text
+
+
+def _left_out(text: str, encoding: Encoding, before: int) -> str:
+    """Return what of ``text`` no token stands for; ``before`` characters of a template stand in front of it.
+
+    What was cut of a template behind the text is none of the user's.
+    """
     if not encoding.overflowing:
-        return
-    ends = [end for _, end in encoding.offsets]
-    left_out = text[max(ends) :].strip()
-    if left_out:  # else only special tokens of the template were cut
-        what = "negative_prompt" if negative else "prompt"
-        warnings.warn(
-            f"{what}: longer than this model reads; left out: {shown(left_out, 400)}", UserWarning, stacklevel=4
-        )
+        return ""
+    read = max((end for _, end in encoding.offsets), default=0)  # special tokens have the place (0, 0)
+    return text[max(0, read - before) :].strip()

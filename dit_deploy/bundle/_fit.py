@@ -43,8 +43,9 @@ def check_prompts(prompts: Prompts, components: Mapping[str, Component], files: 
     for encoder in prompts.encoders:
         if encoder.component not in components:
             raise ValueError(f"prompts name the component {encoder.component}, which there is none of")
-        if encoder.tokenizer not in files:
-            raise ValueError(f"{encoder.tokenizer} is named but has no record under files")
+        for tokenizer in filter(None, (encoder.tokenizer, encoder.negative_tokenizer)):
+            if tokenizer not in files:
+                raise ValueError(f"{tokenizer} is named but has no record under files")
         component = components[encoder.component]
         inputs = {tensor.name: tensor for tensor in component.inputs}
         if "input_ids" not in inputs or set(inputs) - {"input_ids", "attention_mask"}:

@@ -191,12 +191,14 @@ class Scheduler(Record):
 class PromptEncoder(Record):
     """How a prompt becomes the token ids of one text encoder, a component of the bundle.
 
-    ``tokenizer`` is a ``tokenizer.json`` of the ``tokenizers`` library, truncation and padding included. The text is
-    cleaned in the order of ``cleaning``, then put in place of ``{}`` in the template.
+    ``tokenizer`` is a ``tokenizer.json`` of the ``tokenizers`` library, truncation and padding included;
+    ``negative_tokenizer`` another for negative prompts, where they are cut at another length. The text is cleaned in
+    the order of ``cleaning``, then put in place of ``{}`` in the template.
     """
 
     component: Name
     tokenizer: str
+    negative_tokenizer: str | None = None
     cleaning: tuple[Literal["html_unescape", "lowercase", "strip", "collapse_whitespace"], ...] = ()
     prompt_template: str = "{}"
     negative_template: str = "{}"
