@@ -96,7 +96,8 @@ def load_tokenizer(folder: Path) -> Any:
         if isinstance(entry, list) and len(entry) == 2 and entry[0] == "transformers":
             kind = getattr(transformers, str(entry[1]), kind)
     try:
-        return kind.from_pretrained(folder, local_files_only=True)
+        # Without the last argument a folder with code of its own would ask on the terminal whether to run it.
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a missing package, a damaged file: transformers and tokenizers raise almost anything
         raise SourceError(f"{folder} cannot be loaded as a tokenizer: {_reason(folder, error)}") from error
 

@@ -58,10 +58,15 @@ class PromptReader:
             BundleError: a tokenizer or encoder was altered, or cannot be read.
             BackendError: an encoder failed, or gave values that are not finite.
         """
+        made = self.encoded(texts, negative)
+        return made if self._prompts.join is None else self._run(self._prompts.join, made)
+
+    def encoded(self, texts: Sequence[str], negative: bool = False) -> dict[str, Array]:
+        """Return what the text encoders give for ``texts``, by name, [len(texts), …]; see :meth:`__call__`."""
         made: dict[str, Array] = {}
         for encoder in self._prompts.encoders:
             made |= self._run(encoder.component, self.tokens(encoder, texts, negative))
-        return made if self._prompts.join is None else self._run(self._prompts.join, made)
+        return made
 
     def tokens(self, encoder: PromptEncoder, texts: Sequence[str], negative: bool = False) -> dict[str, Array]:
         """Return ``input_ids`` and ``attention_mask`` of the texts for one encoder, int64 [len(texts), tokens].
@@ -84,7 +89,7 @@ class PromptReader:
                     f"{what}: the {encoder.component} reads {len(encoding.ids)} tokens; left out: "
                     f"{shown(left_out, 400)}",
                     UserWarning,
-                    stacklevel=5,  # whoever called the pipeline
+                    stacklevel=6,  # whoever called the pipeline
                 )
         return {
             "input_ids": np.array([encoding.ids for encoding in encodings], np.int64),

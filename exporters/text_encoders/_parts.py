@@ -31,9 +31,10 @@ __all__ = [
     "text_component",
 ]
 
-#: What is added to the score of a key that is not attended to. Its exponential is 0 beside any score that a network
-#: has; unlike float32's least number it is one of FP16's, and unlike −∞ it makes no NaN where no key is left.
-MASKED = -30000.0
+#: What is added to the score of a key that is not attended to, once. Its exponential is 0 beside any score that a
+#: network has. Unlike −∞ it makes no NaN where no key is left, and unlike float32's least number it is well inside
+#: FP16's range, so that it does not push attention out of FP16, where TensorRT has its kernels.
+MASKED = -10000.0
 
 
 class RMSNorm(nn.Module):
@@ -66,7 +67,7 @@ def read_config(folder: Path, *kinds: str) -> Any:
     if found not in kinds:
         raise SourceError(f"{folder} holds a model of type {found!r}; expected {' or '.join(map(repr, kinds))}")
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the config classes check their fields with errors of several kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SourceError(f"{folder}/config.json: {reason}") from error

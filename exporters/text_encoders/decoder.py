@@ -105,12 +105,12 @@ class Decoder(nn.Module):
         angles = positions[:, None].to(torch.float32) * self.frequencies[None, :]  # [length, head_width / 2]
         rotation = (angles.cos().repeat(1, 2), angles.sin().repeat(1, 2))
         behind = positions[:, None] - positions[None, :]  # [queries, keys]: how far a key lies back
-        keys = parts.key_mask(attention_mask)
+        tokens = attention_mask[:, None, None, :] > 0  # [batch, 1, 1, keys]
         masks: dict[int | None, Tensor] = {}
         for layer in self.layers:
             if layer.window not in masks:
                 seen = behind >= 0 if layer.window is None else (behind >= 0) & (behind < layer.window)
-                masks[layer.window] = torch.where(seen, 0.0, parts.MASKED)[None, None] + keys
+                masks[layer.window] = torch.where(seen[None, None] & tokens, 0.0, parts.MASKED)
             x = layer(x, rotation, masks[layer.window])
         return x if self.norm is None else self.norm(x)
 

@@ -48,7 +48,7 @@ class TextDenoiser(nn.Module):
         batch, width, height, across = x.shape
         tokens = x.flatten(2).transpose(1, 2)  # [batch, patches, width]
         scores = self.q(tokens) @ self.k(states).transpose(1, 2) * width**-0.5
-        seen = torch.softmax(scores + ((1 - mask) * -30000.0)[:, None, :], dim=-1)
+        seen = torch.softmax(scores + ((1 - mask) * -10000.0)[:, None, :], dim=-1)
         x = x + (seen @ self.v(states)).transpose(1, 2).reshape(batch, width, height, across)
         return (self.leave(torch.tanh(x)),)
 
