@@ -94,7 +94,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.embedding_scale = config.embedding_scale
         self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
-        self.layers = nn.ModuleList(_Layer(config, window) for window in config.windows)
+        self.windows = config.windows
+        self.layers = nn.ModuleList(_Layer(config) for _ in config.windows)
         self.norm = parts.RMSNorm(config.width, config.eps, config.norm_offset) if config.final_norm else None
         exponents = torch.arange(0, config.head_width, 2, dtype=torch.float32, device="cpu") / config.head_width
         self.register_buffer("frequencies", 1.0 / (config.theta**exponents), persistent=False)
@@ -107,23 +108,25 @@ class Decoder(nn.Module):
         behind = positions[:, None] - positions[None, :]  # [queries, keys]: how far a key lies back
         tokens = attention_mask[:, None, None, :] > 0  # [batch, 1, 1, keys]
         masks: dict[int | None, Tensor] = {}
-        for layer in self.layers:
-            if layer.window not in masks:
-                seen = behind >= 0 if layer.window is None else (behind >= 0) & (behind < layer.window)
-                masks[layer.window] = torch.where(seen[None, None] & tokens, 0.0, parts.MASKED)
-            x = layer(x, rotation, masks[layer.window])
+        for window, layer in zip(self.windows, self.layers, strict=True):
+            if window not in masks:
+                seen = behind >= 0 if window is None else (behind >= 0) & (behind < window)
+                masks[window] = torch.where(seen[None, None] & tokens, 0.0, parts.MASKED)
+            x = layer(x, rotation, masks[window])
         return x if self.norm is None else self.norm(x)
 
 
 class _Layer(nn.Module):
-    def __init__(self, config: DecoderConfig, window: int | None) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.window, self.sandwich = window, config.sandwich
-        names = ["input_layernorm", "post_attention_layernorm"]
+
+        def norm() -> parts.RMSNorm:
+            return parts.RMSNorm(config.width, config.eps, config.norm_offset)
+
+        self.sandwich = config.sandwich
+        self.input_layernorm, self.post_attention_layernorm = norm(), norm()
         if config.sandwich:
-            names += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
-        for name in names:
-            setattr(self, name, parts.RMSNorm(config.width, config.eps, config.norm_offset))
+            self.pre_feedforward_layernorm, self.post_feedforward_layernorm = norm(), norm()
         self.self_attn = _Attention(config)
         self.mlp = _FeedForward(config)
 

@@ -92,12 +92,13 @@ class T5(nn.Module):
         distances = positions[None, :] - positions[:, None]  # [queries, keys]
         mask = parts.key_mask(attention_mask) if self.attends_mask and attention_mask is not None else None
         bias: Tensor | None = None
-        for block in self.block:
-            attention = block.layer[0].SelfAttention
-            if attention.relative_attention_bias is not None:
-                bias = attention.bias(distances)  # [1, heads, queries, keys]
+        blocks: Any = self.block
+        for block in blocks:
+            attend, feed_forward = block.layer
+            if attend.SelfAttention.relative_attention_bias is not None:
+                bias = attend.SelfAttention.bias(distances)  # [1, heads, queries, keys]
                 bias = bias if mask is None else bias + mask
-            x = block.layer[1](block.layer[0](x, bias))
+            x = feed_forward(attend(x, bias))
         x = self.final_layer_norm(x)
         if not self.gives_mask or attention_mask is None:
             return (x,)
@@ -170,8 +171,11 @@ class _FeedForward(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.gated = config.is_gated_act
-        for name in ("wi_0", "wi_1") if self.gated else ("wi",):
-            setattr(self, name, nn.Linear(config.d_model, config.d_ff, bias=False))
+        if self.gated:
+            self.wi_0 = nn.Linear(config.d_model, config.d_ff, bias=False)
+            self.wi_1 = nn.Linear(config.d_model, config.d_ff, bias=False)
+        else:
+            self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
         self.act = parts.activation(config.dense_act_fn)
 

@@ -62,7 +62,7 @@ def text_source(folder: Path, model: nn.Module | None = None) -> Source:
     """
     torch.manual_seed(0)
     vocabulary = t5_tokenizer(folder / "tokenizer")
-    sizes = {"d_model": WIDTH, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    sizes = {"d_model": WIDTH, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2}
     if model is None:
         model = T5EncoderModel(T5Config(vocab_size=vocabulary, feed_forward_proj="gated-gelu", **sizes))
     model.save_pretrained(folder / "text_encoder")  # type: ignore[operator]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from transformers import T5Config, T5EncoderModel
 
 from dit_deploy import Bundle
+from dit_deploy.bundle.engine import SizeRange
 from dit_deploy.exporters import export
 from dit_deploy.exporters.builders import CalibrationOptions, build_engine
 from dit_deploy.exporters.calibration import calibrate, plan
@@ -31,7 +33,13 @@ def grown(folder: Path) -> T5EncoderModel:
     torch.manual_seed(1)
     vocabulary = t5_tokenizer(folder)
     config = T5Config(
-        vocab_size=vocabulary, d_model=WIDTH, d_kv=8, d_ff=48, num_layers=3, num_heads=4, feed_forward_proj="gated-gelu"
+        vocab_size=vocabulary,
+        d_model=WIDTH,
+        d_kv=16,
+        d_ff=48,
+        num_layers=3,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
     )
     model = T5EncoderModel(config).eval()
     with torch.no_grad():
@@ -119,3 +127,19 @@ def test_int8_of_the_denoiser_alone(bundle: Bundle) -> None:
         bundle, precision="int8", components=["denoiser"], kernels="onnxruntime", calibration=FEW, threads=1, limit=None
     )
     assert engine.record.parity is not None
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="pip install 'dit-deploy[tensorrt-rtx]'")
+def test_tensorrt_rtx_builds_it_for_the_tokenizers_lengths(bundle: Bundle) -> None:
+    engine = build_engine(
+        bundle,
+        backend="tensorrt-rtx",
+        precision="fp16",
+        calibration=FEW,
+        threads=1,
+        check=False,
+        compute_capabilities=["8.9"],
+    )
+    for name in ("text_encoder", "denoiser"):
+        (profile,) = engine.record.components[name].profiles
+        assert profile.sizes["sequence_length"] == SizeRange(minimum=TOKENS, optimum=TOKENS, maximum=TOKENS)
