@@ -63,11 +63,11 @@ class Source:
     graphs: tuple[Graph, ...]
     latents: Latents
     prediction: Prediction
-    guidance: Guidance
     scheduler_config: Mapping[str, Any]
-    scheduler: Scheduler
-    digest_files: tuple[Path, ...]
-    float32_bytes: int
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    guidance: Guidance = field(default_factory=Guidance)
+    digest_files: tuple[Path, ...] = ()
+    float32_bytes: int = 0
     prompts: Prompts | None = None
     files: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)

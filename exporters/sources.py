@@ -8,9 +8,11 @@ entry's name is the pipeline's class, its value such a function.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from importlib.metadata import entry_points
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters.families import PIPELINES, dit_source
@@ -21,6 +23,9 @@ __all__ = ["ENTRY_POINTS", "Graph", "Source", "known_pipelines", "open_source"]
 
 #: The group of entry points by which other packages bring families.
 ENTRY_POINTS = "dit_deploy.families"
+
+#: Components that a pipeline may name and nothing here uses.
+_UNUSED = ("feature_extractor", "image_encoder", "safety_checker")
 
 
 def open_source(
@@ -39,7 +44,8 @@ def open_source(
     path = Path(path)
     if not (path / "model_index.json").is_file():
         return dit_source.open_checkpoint(path, arch=arch, image_size=image_size, vae=vae).source()
-    name = read_json(path / "model_index.json").get("_class_name")
+    index = read_json(path / "model_index.json")
+    name = index.get("_class_name")
     if name == "DiTPipeline":
         return dit_source.open_checkpoint(path, arch=arch, image_size=image_size, vae=vae).source()
     if arch is not None or image_size is not None or vae is not None:
@@ -47,12 +53,23 @@ def open_source(
     opener = _openers().get(str(name))
     if opener is None:
         raise SourceError(f"{path} is a {name}; this version exports {', '.join(known_pipelines())}")
+    _check_whole(path, index)
     return opener()(path)
 
 
 def known_pipelines() -> list[str]:
     """Return the pipeline classes that can be exported, those of other packages last."""
     return ["DiTPipeline", *_openers()]
+
+
+def _check_whole(path: Path, index: Mapping[str, Any]) -> None:
+    """Say which component of a pipeline is missing, before the first is read."""
+    for name, entry in index.items():
+        named = isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
+        if named and name not in _UNUSED and not (path / name).is_dir():
+            raise SourceError(
+                f"{path} lacks the folder {name}, which its model_index.json names; copy the whole pipeline"
+            )
 
 
 def _openers() -> dict[str, Callable[[], Callable[[Path], Source]]]:
@@ -63,5 +80,15 @@ def _openers() -> dict[str, Callable[[], Callable[[Path], Source]]]:
 
     openers = {name: own(module) for name, module in PIPELINES.items()}
     for entry in entry_points(group=ENTRY_POINTS):
-        openers.setdefault(entry.name, entry.load)
+        openers.setdefault(entry.name, partial(_load, entry))
     return openers
+
+
+def _load(entry: EntryPoint) -> Callable[[Path], Source]:
+    try:
+        return entry.load()
+    except Exception as error:  # whatever another package's module raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SourceError(
+            f"{entry.value}, which a package brings for {entry.name}, cannot be loaded: {reason}"
+        ) from error

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dit_deploy.bundle import Latents
+from dit_deploy.bundle import Axis, Latents, Manifest
 from dit_deploy.errors import InputError
 from dit_deploy.sampling import NoiseSource
 from dit_deploy.text import one_line
 
-__all__ = ["check_sizes", "first_noise", "latents_shape", "nearest", "read_seed", "shown"]
+__all__ = ["check_limits", "check_sizes", "first_noise", "latents_shape", "nearest", "read_seed", "shown"]
 
 Floats = NDArray[np.float32]
 
@@ -44,6 +44,27 @@ def check_sizes(multiple: int, **sizes: object) -> None:
                 f"{name}: {size} came, expected a multiple of {multiple} pixels; the nearest is "
                 f"{nearest(int(size), multiple)}"
             )
+
+
+def check_limits(manifest: Manifest, height: int | None, width: int | None) -> None:
+    """Check sizes in pixels against the grid that the denoiser takes; ``None`` is the training size.
+
+    Raises:
+        InputError: one is beyond it, such as beyond a table of positions; the message names the limit.
+    """
+    compression = manifest.latents.spatial_compression
+    axes = manifest.components["denoiser"].input("latents").axes[-2:]
+    for name, axis, size in zip(("height", "width"), axes, (height, width), strict=True):
+        if size is None or not isinstance(axis, Axis):
+            continue
+        patches, patch = int(size) // (compression * axis.multiple), compression * axis.multiple
+        if axis.maximum is not None and patches > axis.maximum:
+            raise InputError(
+                f"{name}: {size} came, expected at most {axis.maximum * patch} pixels: this model's positions end at "
+                f"{axis.maximum} patches of {patch} pixels"
+            )
+        if patches < axis.minimum:
+            raise InputError(f"{name}: {size} came, expected at least {axis.minimum * patch} pixels for this model")
 
 
 def latents_shape(latents: Latents, batch: int, height: int | None, width: int | None) -> tuple[int, int, int, int]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dit_deploy.bundle import Bundle
 from dit_deploy.errors import Cancelled, InputError
-from dit_deploy.runtimes.arguments import check_sizes, first_noise, latents_shape, read_seed, shown
+from dit_deploy.runtimes.arguments import check_limits, check_sizes, first_noise, latents_shape, read_seed, shown
 from dit_deploy.runtimes.autoencoder import decode, encode, tile_of
 from dit_deploy.runtimes.components import Components, choose_engine
 from dit_deploy.runtimes.conditions import Conditions, read_conditions, read_texts
@@ -28,7 +28,7 @@ from dit_deploy.runtimes.progress import progress_bar
 from dit_deploy.runtimes.prompts import PromptReader
 from dit_deploy.runtimes.runner import BindingPool, Runner
 from dit_deploy.runtimes.steps import open_steps
-from dit_deploy.sampling import Guidance, NoiseSource
+from dit_deploy.sampling import Guidance, NoiseSource, SkipLayerGuidance
 
 __all__ = ["Callback", "Output", "Pipeline"]
 
@@ -109,6 +109,10 @@ class Pipeline:
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         guidance_rescale: float = 0.0,
         guidance_batched: bool = True,
+        skip_guidance_layers: Sequence[int] | None = None,
+        skip_layer_guidance_scale: float = 2.8,
+        skip_layer_guidance_start: float = 0.01,
+        skip_layer_guidance_stop: float = 0.2,
         seed: int | Sequence[int] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -140,6 +144,10 @@ class Pipeline:
             guidance_interval: guide only in this part of the steps, as fractions (Kynkäänniemi et al. 2024).
             guidance_rescale: 0 … 1, pull the guided prediction back to its former deviation (Lin et al. 2023).
             guidance_batched: both halves in one call of the denoiser, or in two with half the memory.
+            skip_guidance_layers: blocks of the denoiser that a third call leaves out in some steps, to guide away from
+                it (SD 3.5 Medium: 7, 8 and 9); only where the run is guided.
+            skip_layer_guidance_scale, skip_layer_guidance_start, skip_layer_guidance_stop: how strongly, and between
+                which fractions of the steps, both ends left out.
             seed: one integer (picture i goes on with the generator's stream) or one a picture; random by default.
             height, width: pixels, multiples of :attr:`pixel_multiple`; the training size by default.
             scheduler: a diffusers scheduler's name or config; the bundle's own by default.
@@ -166,10 +174,21 @@ class Pipeline:
         if output_type != "latent" and "vae_decoder" not in self._components:
             raise InputError('this bundle has no VAE decoder; ask for output_type="latent", or export with a VAE')
         check_sizes(self.pixel_multiple, height=height, width=width)
+        check_limits(manifest, height, width)
         tile = tile_of(vae_tile, manifest.latents.spatial_compression)
         guidance = self._guidance(
             guidance_scale, true_cfg_scale, guidance_channels, guidance_interval, guidance_rescale, guidance_batched
         )
+        if skip_guidance_layers:
+            if guidance.scale <= 1.0:
+                raise InputError("skip_guidance_layers: this run is not guided; use a guidance_scale above 1")
+            skip = SkipLayerGuidance(
+                tuple(skip_guidance_layers),
+                skip_layer_guidance_scale,
+                skip_layer_guidance_start,
+                skip_layer_guidance_stop,
+            )
+            guidance = replace(guidance, skip=skip)
         texts = read_texts(manifest, prompt, negative_prompt, num_images_per_prompt)
         if texts is not None and self._prompts is None:
             self._prompts = PromptReader(self.bundle, self.pool)
@@ -182,6 +201,7 @@ class Pipeline:
             given=conditions,
             given_unconditional=unconditional,
             guided=guidance.scale > 1.0,
+            skip_layers=guidance.skip.layers if guidance.skip is not None else (),
         )
         if texts is not None and texts.negatives is None and not unconditional:
             guidance = replace(guidance, scale=1.0)  # such a family guides towards a negative prompt only
@@ -189,6 +209,7 @@ class Pipeline:
         start_image = None if image is None else self._read_images(image, batch, height, width)
         if start_image is not None:
             height, width = start_image.shape[2:]
+            check_limits(manifest, height, width)
         shape = latents_shape(manifest.latents, batch, height, width)
         plan = plan_steps(
             self.bundle,

@@ -24,9 +24,14 @@ _BATCH = Axis(name="batch")
 _TOKENS = Axis(name="sequence_length")
 
 
-def latents_tensor(channels: int, patch_size: int, name: str = "latents", description: str = "") -> TensorSpec:
-    """Declare latents, float32 [batch, channels, patch_size · patch_height, patch_size · patch_width]."""
-    height, width = (Axis(name=f"patch_{side}", multiple=patch_size) for side in ("height", "width"))
+def latents_tensor(
+    channels: int, patch_size: int, name: str = "latents", description: str = "", *, limit: int | None = None
+) -> TensorSpec:
+    """Declare latents, float32 [batch, channels, patch_size · patch_height, patch_size · patch_width].
+
+    ``limit`` is how many patches a side may have, where a table of positions ends.
+    """
+    height, width = (Axis(name=f"patch_{side}", multiple=patch_size, maximum=limit) for side in ("height", "width"))
     return TensorSpec(name=name, dtype="float32", axes=(_BATCH, channels, height, width), description=description)
 
 
@@ -48,13 +53,15 @@ def mask_tensor(name: str = "encoder_attention_mask") -> TensorSpec:
     )
 
 
-def output_tensors(channels: int, patch_size: int, *, variance: bool = False) -> tuple[TensorSpec, ...]:
+def output_tensors(
+    channels: int, patch_size: int, *, variance: bool = False, limit: int | None = None
+) -> tuple[TensorSpec, ...]:
     """Declare ``prediction`` and, where the model learns one, ``variance``; both are shaped like the latents."""
-    prediction = latents_tensor(channels, patch_size, "prediction", "what the model predicts")
+    prediction = latents_tensor(channels, patch_size, "prediction", "what the model predicts", limit=limit)
     if not variance:
         return (prediction,)
     described = "-1 … 1 from the smallest to the largest log-variance, not clipped"
-    return prediction, latents_tensor(channels, patch_size, "variance", described)
+    return prediction, latents_tensor(channels, patch_size, "variance", described, limit=limit)
 
 
 def read_prediction(scheduler_config: Mapping[str, Any], *, variance: bool = False) -> Prediction:

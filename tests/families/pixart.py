@@ -47,10 +47,11 @@ def transformer(
     heads: int = 5,
     head_dim: int = 12,
     learned_variance: bool = False,
+    text_width: int = _TEXT_WIDTH,
     seed: int = 0,
     **options: Any,
 ) -> PixArtTransformer2DModel:
-    """Return a random transformer of two blocks for texts of 20 channels."""
+    """Return a random transformer of two blocks for texts of ``text_width`` channels."""
     torch.manual_seed(seed)
     model = PixArtTransformer2DModel(
         num_attention_heads=heads,
@@ -61,7 +62,7 @@ def transformer(
         sample_size=sample_size,
         patch_size=patch_size,
         cross_attention_dim=heads * head_dim,
-        caption_channels=_TEXT_WIDTH,
+        caption_channels=text_width,
         **options,
     )
     return fill_zeros(model).eval()
