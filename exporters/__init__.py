@@ -2,11 +2,11 @@
 
 from typing import Any
 
-__all__ = ["Source", "export", "open_source"]
+__all__ = ["Graph", "Source", "export", "open_source"]
 
 try:
     from dit_deploy.exporters.export import export
-    from dit_deploy.exporters.sources import Source, open_source
+    from dit_deploy.exporters.sources import Graph, Source, open_source
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("dit_deploy"):
         raise

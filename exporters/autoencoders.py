@@ -15,9 +15,18 @@ from torch import Tensor, nn
 
 from dit_deploy.bundle.manifest import Axis, Component, TensorSpec
 from dit_deploy.errors import SourceError
+from dit_deploy.exporters.source import Graph
 from dit_deploy.exporters.weights import read_json
 
-__all__ = ["Decoder", "Encoder", "decoder_component", "encoder_component", "load_autoencoder", "spatial_compression"]
+__all__ = [
+    "Decoder",
+    "Encoder",
+    "decoder_component",
+    "encoder_component",
+    "graphs",
+    "load_autoencoder",
+    "spatial_compression",
+]
 
 Autoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny
 _CLASSES: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
@@ -74,7 +83,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [batch, channels, height, width] → pictures in 0 … 1."""
+    """Latents [batch, channels, height, width] → pictures in 0 … 1 and beyond: a runtime blends, then clips."""
 
     def __init__(self, vae: Autoencoder) -> None:
         super().__init__()
@@ -83,7 +92,30 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
         decoded = self.vae.decode(latents / self.scale + self.shift, return_dict=False)[0]
-        return ((decoded / 2 + 0.5).clamp(0, 1),)
+        return (decoded / 2 + 0.5,)
+
+
+def graphs(folder: Path, channels: int, sample_size: int) -> tuple[list[Graph], tuple[int, float, float]]:
+    """Return the two halves to export, and the compression, scale and shift of the latents.
+
+    Args:
+        folder: of a diffusers autoencoder.
+        channels: of the denoiser's latents, which must be the autoencoder's.
+        sample_size: height and width of the latents in training.
+    """
+    vae = load_autoencoder(folder)
+    if vae.config.latent_channels != channels:
+        raise SourceError(
+            f"{folder} has {vae.config.latent_channels} latent channels, the denoiser {channels}; "
+            "they do not belong together"
+        )
+    compression = spatial_compression(vae)
+    typical = {"batch": 2, "latent_height": sample_size, "latent_width": sample_size}
+    halves = [
+        Graph("vae_encoder", encoder_component(vae, compression), lambda: Encoder(load_autoencoder(folder)), typical),
+        Graph("vae_decoder", decoder_component(vae, compression), lambda: Decoder(load_autoencoder(folder)), typical),
+    ]
+    return halves, (compression, *factors(vae))
 
 
 def _latents(name: str, channels: int, description: str = "") -> TensorSpec:
@@ -91,14 +123,14 @@ def _latents(name: str, channels: int, description: str = "") -> TensorSpec:
     return TensorSpec(name=name, dtype="float32", axes=axes, description=description)
 
 
-def _images(channels: int, compression: int) -> TensorSpec:
+def _images(channels: int, compression: int, minimum: float | None = 0, maximum: float | None = 1) -> TensorSpec:
     axes = (
         Axis(name="batch"),
         channels,
         Axis(name="latent_height", multiple=compression),
         Axis(name="latent_width", multiple=compression),
     )
-    return TensorSpec(name="images", dtype="float32", axes=axes, minimum=0, maximum=1)
+    return TensorSpec(name="images", dtype="float32", axes=axes, minimum=minimum, maximum=maximum)
 
 
 def encoder_component(vae: Autoencoder, compression: int) -> Component:
@@ -119,5 +151,5 @@ def decoder_component(vae: Autoencoder, compression: int) -> Component:
     return Component(
         path="vae_decoder/model.onnx",
         inputs=(_latents("latents", vae.config.latent_channels),),
-        outputs=(_images(vae.config.out_channels, compression),),
+        outputs=(_images(vae.config.out_channels, compression, None, None),),
     )

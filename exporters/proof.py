@@ -16,7 +16,7 @@ import onnxruntime as ort
 from dit_deploy.bundle.manifest import Axis, Component
 from dit_deploy.bundle.shapes import shape_of
 from dit_deploy.errors import ExportError
-from dit_deploy.exporters.tracing import call, example_inputs, free_sizes, traced_sizes
+from dit_deploy.exporters.tracing import Feeds, call, example_inputs, free_sizes, traced_sizes
 
 __all__ = ["Expectation", "check", "expect"]
 
@@ -55,19 +55,21 @@ def untraced_sizes(component: Component, typical: dict[str, int]) -> list[dict[s
     return candidates
 
 
-def expect(source: Callable[..., object], component: Component, typical: dict[str, int]) -> list[Expectation]:
+def expect(
+    source: Callable[..., object], component: Component, typical: dict[str, int], feeds: Feeds | None = None
+) -> list[Expectation]:
     """Run ``source`` at the three sizes of :func:`untraced_sizes`; outputs come in the declared order."""
     names = [spec.name for spec in component.outputs]
     expectations = []
     for seed, sizes in enumerate(untraced_sizes(component, typical), start=1):
-        feeds = example_inputs(component, sizes, seed)
-        outputs = dict(zip(names, call(source, feeds), strict=True))
+        arrays = example_inputs(component, sizes, seed, feeds)
+        outputs = dict(zip(names, call(source, arrays), strict=True))
         if zeros := [name for name, array in outputs.items() if not array.any()]:
             raise ExportError(
                 f"{component.path}: the source's {zeros[0]} is all zeros (untrained adaLN-Zero?): it proves nothing. "
                 "Use trained weights, or give the zero parameters small random values"
             )
-        expectations.append(Expectation(sizes, feeds, outputs))
+        expectations.append(Expectation(sizes, arrays, outputs))
     return expectations
 
 

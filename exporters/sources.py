@@ -1,84 +1,31 @@
-"""Open a checkpoint: say what it is, and give its network, its reference and its settings.
+"""Open a checkpoint of any family: find what it is, and let the family's module read it.
 
-Three kinds are known:
-
-* a diffusers pipeline folder (``model_index.json`` with ``DiTPipeline``);
-* a bare ``DiTTransformer2DModel`` folder, with a VAE folder named beside it;
-* a checkpoint file of facebookresearch/DiT (``.pt`` or ``.safetensors``), with a diffusers VAE folder.
+A family is a module of :mod:`dit_deploy.exporters.families` with a function (folder) → :class:`Source` for each
+diffusers pipeline that it knows. Another package adds one through the entry-point group ``dit_deploy.families``: the
+entry's name is the pipeline's class, its value such a function.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
 from dit_deploy.errors import SourceError
-from dit_deploy.exporters import weights as files
-from dit_deploy.exporters.families import dit_weights
-from dit_deploy.exporters.families.dit import DiTConfig
-from dit_deploy.exporters.families.dit_reference import DiffusersDiT, load_diffusers_dit
+from dit_deploy.exporters.families import PIPELINES, dit_source
+from dit_deploy.exporters.source import Graph, Source
+from dit_deploy.exporters.weights import read_json
 
-__all__ = ["Source", "open_source"]
+__all__ = ["ENTRY_POINTS", "Graph", "Source", "known_pipelines", "open_source"]
 
-#: The scheduler of the official DiT pipelines, for a transformer that comes without one.
-_DIFFUSERS_SCHEDULER: dict[str, Any] = {
-    "_class_name": "DDIMScheduler",
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "clip_sample": False,
-    "set_alpha_to_one": True,
-    "steps_offset": 0,
-}
+#: The group of entry points by which other packages bring families.
+ENTRY_POINTS = "dit_deploy.families"
 
-#: facebookresearch/DiT, ``create_diffusion("250")``: respaced over 0 … 999, the variance learned, nothing clipped.
-_ORIGINAL_SCHEDULER: dict[str, Any] = {
-    "_class_name": "DDPMScheduler",
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "variance_type": "learned_range",
-    "clip_sample": False,
-    "timestep_spacing": "linspace",
-}
-
-
-@dataclass(frozen=True)
-class Source:
-    """An opened checkpoint. It holds no tensors: a network maps them from disk, and they go when it goes.
-
-    Attributes:
-        kind: ``diffusers_pipeline``, ``diffusers_transformer`` or ``original_dit``.
-        config: the denoiser's sizes.
-        network: builds the denoiser as our own :class:`~.families.dit.DiT`, which can be traced.
-        reference: builds the denoiser that an export is held against: diffusers' own where there is one.
-        guidance_channels: how many leading latent channels are guided; ``None`` is all.
-        digest_files: whose bytes the source's SHA-256 covers.
-    """
-
-    kind: str
-    name: str
-    config: DiTConfig
-    network: Callable[[], nn.Module]
-    reference: Callable[[], nn.Module]
-    vae_folder: Path | None
-    scheduler_config: Mapping[str, Any]
-    num_inference_steps: int
-    digest_files: tuple[Path, ...]
-    guidance_channels: int | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    def sha256(self) -> str:
-        """Return the SHA-256 over the bytes of the denoiser's weights."""
-        return files.digest(self.digest_files)
+#: Components that a pipeline may name and nothing here uses.
+_UNUSED = ("feature_extractor", "image_encoder", "safety_checker")
 
 
 def open_source(
@@ -87,111 +34,61 @@ def open_source(
     """Open the checkpoint at ``path``.
 
     Args:
-        path: a pipeline folder, a transformer folder, or a checkpoint file.
-        arch: ``"DiT-XL/2"`` and so on, for a checkpoint file; found from the tensors where it is left out.
-        image_size: pixels the checkpoint was trained at, checked against its position table.
-        vae: a diffusers autoencoder folder; found beside a transformer or file where it is called ``vae``.
+        path: a diffusers pipeline folder of any family; or of a class-conditional DiT a transformer folder, or a
+            checkpoint file of facebookresearch/DiT.
+        arch, image_size, vae: see :func:`~dit_deploy.exporters.families.dit_source.open_checkpoint`.
 
     Raises:
-        SourceError: nothing is there, or it is not what it was said to be.
+        SourceError: nothing is there, or it is not what it was said to be, or of a family that is not known.
     """
     path = Path(path)
-    if path.is_dir():
-        if arch is not None or image_size is not None:
-            raise SourceError("--arch and --image-size are for checkpoint files; a folder's config.json says both")
-        if (path / "model_index.json").is_file():
-            return _open_pipeline(path, vae)
-        if (path / "config.json").is_file():
-            return _open_transformer(path, vae)
-        raise SourceError(
-            f"{path} has neither model_index.json (a diffusers pipeline) nor config.json (a transformer); "
-            "give the folder that save_pretrained wrote"
-        )
-    if not path.is_file():
-        raise SourceError(f"{path} does not exist; give a diffusers folder or a .pt or .safetensors checkpoint")
-
-    def read() -> tuple[DiTConfig, dict[str, Tensor]]:
-        return dit_weights.from_original(files.checkpoint_tensors(path), arch, image_size)
-
-    config = read()[0]
-    return Source(
-        kind="original_dit",
-        name=path.stem,
-        config=config,
-        network=lambda: dit_weights.load(*read()),
-        reference=lambda: dit_weights.load(*read()),
-        vae_folder=_vae_folder(path.parent, vae),
-        scheduler_config=_ORIGINAL_SCHEDULER if config.learned_variance else _DIFFUSERS_SCHEDULER,
-        num_inference_steps=250 if config.learned_variance else 50,
-        guidance_channels=min(3, config.in_channels),
-        digest_files=(path,),
-    )
-
-
-def _open_pipeline(path: Path, vae: str | Path | None) -> Source:
-    index = files.read_json(path / "model_index.json")
+    if not (path / "model_index.json").is_file():
+        return dit_source.open_checkpoint(path, arch=arch, image_size=image_size, vae=vae).source()
+    index = read_json(path / "model_index.json")
     name = index.get("_class_name")
-    if name != "DiTPipeline":
-        raise SourceError(f"{path} is a {name}; this version exports DiTPipeline")
-    labels = index.get("id2label") or {}
-    if not isinstance(labels, dict):
-        raise SourceError(f"{path}: id2label of model_index.json is a {type(labels).__name__}; expected an object")
-    return _diffusers_source(
-        "diffusers_pipeline",
-        path,
-        path / "transformer",
-        vae_folder=Path(vae) if vae is not None else path / "vae",
-        scheduler_config=files.read_json(path / "scheduler" / "scheduler_config.json"),
-        labels={str(key): str(value) for key, value in labels.items()},
-    )
+    if name == "DiTPipeline":
+        return dit_source.open_checkpoint(path, arch=arch, image_size=image_size, vae=vae).source()
+    if arch is not None or image_size is not None or vae is not None:
+        raise SourceError(f"{path} is a {name}, which says everything itself; leave --arch, --image-size and --vae out")
+    opener = _openers().get(str(name))
+    if opener is None:
+        raise SourceError(f"{path} is a {name}; this version exports {', '.join(known_pipelines())}")
+    _check_whole(path, index)
+    return opener()(path)
 
 
-def _open_transformer(path: Path, vae: str | Path | None) -> Source:
-    return _diffusers_source(
-        "diffusers_transformer",
-        path,
-        path,
-        vae_folder=_vae_folder(path.parent, vae),
-        scheduler_config=_DIFFUSERS_SCHEDULER,
-        labels={},
-    )
+def known_pipelines() -> list[str]:
+    """Return the pipeline classes that can be exported, those of other packages last."""
+    return ["DiTPipeline", *_openers()]
 
 
-def _diffusers_source(
-    kind: str,
-    path: Path,
-    folder: Path,
-    vae_folder: Path | None,
-    scheduler_config: Mapping[str, Any],
-    labels: Mapping[str, str],
-) -> Source:
-    config = files.read_json(folder / "config.json")
-    # The official DiT folders were saved while the class was still called Transformer2DModel.
-    if config.get("_class_name") not in ("DiTTransformer2DModel", "Transformer2DModel"):
-        raise SourceError(f"{folder} holds a {config.get('_class_name')}; this version exports DiTTransformer2DModel")
-
-    def read() -> tuple[DiTConfig, dict[str, Tensor]]:
-        return dit_weights.from_diffusers(config, files.folder_tensors(folder))
-
-    return Source(
-        kind=kind,
-        name=path.resolve().name,
-        config=read()[0],
-        network=lambda: dit_weights.load(*read()),
-        reference=lambda: DiffusersDiT(load_diffusers_dit(config, files.folder_tensors(folder))).eval(),
-        vae_folder=vae_folder,
-        scheduler_config=scheduler_config,
-        num_inference_steps=50,
-        labels=labels,
-        digest_files=tuple(files.folder_files(folder)),
-    )
+def _check_whole(path: Path, index: Mapping[str, Any]) -> None:
+    """Say which component of a pipeline is missing, before the first is read."""
+    for name, entry in index.items():
+        named = isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
+        if named and name not in _UNUSED and not (path / name).is_dir():
+            raise SourceError(
+                f"{path} lacks the folder {name}, which its model_index.json names; copy the whole pipeline"
+            )
 
 
-def _vae_folder(parent: Path, vae: str | Path | None) -> Path | None:
-    """Return the VAE folder that was named, or the one called ``vae`` beside the checkpoint, if any."""
-    if vae is not None:
-        folder = Path(vae)
-        if not (folder / "config.json").is_file():
-            raise SourceError(f"--vae {folder} is no diffusers autoencoder folder: it has no config.json")
-        return folder
-    return parent / "vae" if (parent / "vae" / "config.json").is_file() else None
+def _openers() -> dict[str, Callable[[], Callable[[Path], Source]]]:
+    """Return what loads the function that opens a pipeline, by the pipeline's class; nothing is imported yet."""
+
+    def own(module: str) -> Callable[[], Callable[[Path], Source]]:
+        return lambda: importlib.import_module(f"dit_deploy.exporters.families.{module}").open_pipeline
+
+    openers = {name: own(module) for name, module in PIPELINES.items()}
+    for entry in entry_points(group=ENTRY_POINTS):
+        openers.setdefault(entry.name, partial(_load, entry))
+    return openers
+
+
+def _load(entry: EntryPoint) -> Callable[[Path], Source]:
+    try:
+        return entry.load()
+    except Exception as error:  # whatever another package's module raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SourceError(
+            f"{entry.value}, which a package brings for {entry.name}, cannot be loaded: {reason}"
+        ) from error

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -24,7 +25,7 @@ from dit_deploy.bundle.shapes import shape_of
 from dit_deploy.errors import ExportError
 from dit_deploy.exporters.passes.storage import store_weights
 
-__all__ = ["OPSET", "example_inputs", "free_sizes", "trace"]
+__all__ = ["OPSET", "Feeds", "example_inputs", "free_sizes", "trace"]
 
 #: Opset 23 has ``Attention``, which TensorRT and TensorRT-RTX fuse by contract.
 OPSET = 23
@@ -50,11 +51,22 @@ def free_sizes(component: Component) -> dict[str, Axis]:
 
 def traced_sizes(component: Component) -> dict[str, int]:
     """Return the free sizes that :func:`trace` uses, so that a proof can avoid them."""
-    return dict(zip(free_sizes(component), _TRACED, strict=False))
+    sizes = zip(free_sizes(component).items(), _TRACED, strict=False)
+    return {name: size if size >= axis.minimum else axis.minimum + size for (name, axis), size in sizes}
 
 
-def example_inputs(component: Component, sizes: dict[str, int], seed: int = 0) -> dict[str, np.ndarray]:
-    """Return random inputs of the declared dtypes and ranges: normal numbers, or uniform where a range is declared."""
+#: (sizes, seed) → inputs by name that random numbers of the declared range cannot stand for, such as masks.
+Feeds = Callable[[Mapping[str, int], int], Mapping[str, Any]]
+
+
+def example_inputs(
+    component: Component, sizes: dict[str, int], seed: int = 0, feeds: Feeds | None = None
+) -> dict[str, np.ndarray]:
+    """Return inputs of the declared dtypes and ranges: those that ``feeds`` makes, and random numbers for the others.
+
+    Random are normal numbers, or uniform ones where a range is declared.
+    """
+    given = feeds(sizes, seed) if feeds is not None else {}
     generator = np.random.default_rng(seed)
     inputs: dict[str, np.ndarray] = {}
     for spec in component.inputs:
@@ -66,28 +78,29 @@ def example_inputs(component: Component, sizes: dict[str, int], seed: int = 0) -
             values = generator.integers(int(spec.minimum), int(spec.maximum), shape, endpoint=True)
         else:
             values = generator.uniform(spec.minimum, spec.maximum, shape)
-        inputs[spec.name] = values.astype(spec.dtype)
+        inputs[spec.name] = np.asarray(given.get(spec.name, values)).astype(spec.dtype)
     return inputs
 
 
-def trace(module: nn.Module, component: Component, folder: Path) -> None:
+def trace(module: nn.Module, component: Component, folder: Path, feeds: Feeds | None = None) -> None:
     """Write ``module`` as ``folder / component.path`` with its weights in ``….data`` beside it.
 
     Args:
         module: takes the component's inputs as positional tensors in their order, returns a tuple of its outputs.
         component: the declaration; sizes of the trace are chosen from its axes.
         folder: an existing folder; sub-folders are made, existing files overwritten.
+        feeds: makes the inputs that random numbers cannot stand for.
 
     Raises:
         ExportError: torch cannot trace the module, or an axis of the graph is not the declared one.
     """
     sizes = traced_sizes(component)
-    feeds = tuple(torch.from_numpy(array) for array in example_inputs(component, sizes).values())
+    arguments = tuple(torch.from_numpy(array) for array in example_inputs(component, sizes, 0, feeds).values())
     with _quiet(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 module,
-                feeds,
+                arguments,
                 dynamo=True,
                 optimize=False,
                 verbose=False,

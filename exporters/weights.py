@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from dit_deploy.errors import SourceError
 
-__all__ = ["checkpoint_tensors", "digest", "folder_files", "folder_tensors", "read_json"]
+__all__ = ["checkpoint_tensors", "digest", "float32_bytes", "folder_files", "folder_tensors", "read_json"]
 
 _NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
@@ -66,6 +67,18 @@ def folder_tensors(folder: Path) -> dict[str, Tensor]:
     for path in folder_files(folder):
         tensors |= _safetensors(path)
     return tensors
+
+
+def float32_bytes(*folders: Path) -> int:
+    """Return how many bytes the tensors of model folders take as float32, by their files' headers."""
+    total = 0
+    for path in (file for folder in folders for file in folder_files(folder)):
+        try:
+            with safe_open(path, framework="pt") as file:
+                total += sum(4 * math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise SourceError(f"{path} is no whole safetensors file: {_first_line(error)}") from error
+    return total
 
 
 def checkpoint_tensors(path: Path) -> dict[str, Tensor]:

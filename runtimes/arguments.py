@@ -1,20 +1,19 @@
-"""What a caller gives besides pictures, checked before anything runs: sizes, conditions, seeds, noise."""
+"""What a caller gives besides pictures and conditions, checked before anything runs: sizes, seeds, noise."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dit_deploy.bundle import Component, Latents, check_values
+from dit_deploy.bundle import Axis, Latents, Manifest
 from dit_deploy.errors import InputError
 from dit_deploy.sampling import NoiseSource
 from dit_deploy.text import one_line
 
-__all__ = ["check_sizes", "first_noise", "latents_shape", "nearest", "read_conditions", "read_seed", "shown"]
+__all__ = ["check_limits", "check_sizes", "first_noise", "latents_shape", "nearest", "read_seed", "shown"]
 
 Floats = NDArray[np.float32]
 
@@ -47,39 +46,32 @@ def check_sizes(multiple: int, **sizes: object) -> None:
             )
 
 
+def check_limits(manifest: Manifest, height: int | None, width: int | None) -> None:
+    """Check sizes in pixels against the grid that the denoiser takes; ``None`` is the training size.
+
+    Raises:
+        InputError: one is beyond it, such as beyond a table of positions; the message names the limit.
+    """
+    compression = manifest.latents.spatial_compression
+    axes = manifest.components["denoiser"].input("latents").axes[-2:]
+    for name, axis, size in zip(("height", "width"), axes, (height, width), strict=True):
+        if size is None or not isinstance(axis, Axis):
+            continue
+        patches, patch = int(size) // (compression * axis.multiple), compression * axis.multiple
+        if axis.maximum is not None and patches > axis.maximum:
+            raise InputError(
+                f"{name}: {size} came, expected at most {axis.maximum * patch} pixels: this model's positions end at "
+                f"{axis.maximum} patches of {patch} pixels"
+            )
+        if patches < axis.minimum:
+            raise InputError(f"{name}: {size} came, expected at least {axis.minimum * patch} pixels for this model")
+
+
 def latents_shape(latents: Latents, batch: int, height: int | None, width: int | None) -> tuple[int, int, int, int]:
     """Return the latents' shape for checked sizes in pixels, where ``None`` is the training size."""
     rows = latents.height if height is None else int(height) // latents.spatial_compression
     columns = latents.width if width is None else int(width) // latents.spatial_compression
     return batch, latents.channels, rows, columns
-
-
-def read_conditions(denoiser: Component, given: Mapping[str, Any]) -> tuple[dict[str, NDArray[Any]], int]:
-    """Return the denoiser's conditions as arrays [batch], checked against its declaration, and the batch size.
-
-    Raises:
-        InputError: one is missing, is no integer or flat list of integers, or is out of the declared range.
-    """
-    conditions: dict[str, NDArray[Any]] = {}
-    for spec in denoiser.inputs:
-        if spec.name in ("latents", "timestep"):
-            continue
-        value = given.get(spec.name)
-        if value is None:
-            raise InputError(f"{spec.name}: this bundle needs it, and none came")
-        wrong = InputError(f"{spec.name}: {shown(value)} came, expected an integer or a list of them")
-        # numpy would make 1 of a True that stands among integers.
-        if isinstance(value, Sequence) and any(isinstance(one, (bool, np.bool_)) for one in value):
-            raise wrong
-        try:
-            array = np.atleast_1d(np.asarray(value))
-        except (ValueError, TypeError, OverflowError):  # a ragged list
-            raise wrong from None
-        if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-            raise wrong
-        check_values(spec, array)
-        conditions[spec.name] = array.astype(spec.dtype)
-    return conditions, len(next(iter(conditions.values())))
 
 
 def read_seed(seed: object, batch: int) -> tuple[NoiseSource, int | list[int]]:

@@ -12,7 +12,6 @@ Rescaled guidance, and guidance in two calls of half the memory, are left to the
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dit_deploy.errors import InputError
+from dit_deploy.runtimes.conditions import Conditions
 from dit_deploy.runtimes.device import Buffer, Device, DeviceBinding, DeviceRunner
 from dit_deploy.runtimes.finite import check_finite
 from dit_deploy.runtimes.runner import BindingPool
@@ -32,7 +32,13 @@ Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 
-def why_not(denoiser: BindingPool, solver: BindingPool | None, guidance: Guidance, table: SolverTable) -> str:
+def why_not(
+    denoiser: BindingPool,
+    solver: BindingPool | None,
+    guidance: Guidance,
+    table: SolverTable,
+    conditions: Conditions | None = None,
+) -> str:
     """Return why a run cannot stay on the device, empty where it can."""
     device = device_of(denoiser)
     if device is None:
@@ -43,6 +49,8 @@ def why_not(denoiser: BindingPool, solver: BindingPool | None, guidance: Guidanc
         return "the solver graph does not run on the denoiser's device"
     if guidance.scale > 1 and not guidance.batched:
         return "guidance in two calls is the host's"
+    if guidance.scale > 1 and conditions is not None and not conditions.same_shapes:
+        return "conditions of two sizes are two calls, which is the host's"
     try:
         solver_rows(table, guidance)
     except InputError as error:
@@ -60,8 +68,7 @@ class DeviceSteps:
 
     Args:
         denoiser, solver: bindings on the same device.
-        conditions: every input of the denoiser but ``latents`` and ``timestep``, [batch, …].
-        unconditional: the value of each condition for the unguided half.
+        conditions: every input of the denoiser but ``latents`` and ``timestep``.
         guidance: scale, channels and interval.
         table: the sampler.
         start: the first sample, [batch, channels, height, width].
@@ -73,8 +80,7 @@ class DeviceSteps:
         self,
         denoiser: BindingPool,
         solver: BindingPool,
-        conditions: Mapping[str, Array],
-        unconditional: Mapping[str, float],
+        conditions: Conditions,
         guidance: Guidance,
         table: SolverTable,
         start: Floats,
@@ -88,9 +94,9 @@ class DeviceSteps:
         self._rows = solver_rows(table, guidance, timestep_scale)
         self._batch, shape = len(start), start.shape
         self._grid = {"patch_height": shape[2] // patch_size, "patch_width": shape[3] // patch_size}
+        self._sizes = conditions.sizes(denoiser.runner.component, conditional=True)
         self._conditions = {
-            name: (array, np.full_like(array, unconditional[name]) if name in unconditional else array)
-            for name, array in conditions.items()
+            name: (array, conditions.unconditional.get(name, array)) for name, array in conditions.conditional.items()
         }
         self._stack = ExitStack()
         self._bound: dict[tuple[str, int, int], DeviceBinding] = {}
@@ -200,7 +206,7 @@ class DeviceSteps:
         """Return the denoiser's binding for so many copies of the sample, its conditions uploaded."""
         key = ("denoiser", copies, 0)
         if key not in self._bound:
-            binding = self._borrow("denoiser", batch=copies * self._batch)
+            binding = self._borrow("denoiser", batch=copies * self._batch, **self._sizes)
             for name, halves in self._conditions.items():
                 self._device.upload(binding.buffers[name], np.concatenate(halves[:copies]))
             self._bound[key] = binding

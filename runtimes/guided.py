@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dit_deploy.runtimes.conditions import Conditions
 from dit_deploy.runtimes.runner import Binding, BindingPool
 from dit_deploy.sampling import Guidance, SolverState
 
@@ -26,8 +28,8 @@ class GuidedDenoiser:
 
     Args:
         pool: the denoiser's bindings.
-        conditions: every input but ``latents`` and ``timestep``, [batch, …].
-        unconditional: the value of each condition for the unguided half.
+        conditions: every input but ``latents`` and ``timestep``, for both halves. Where these have other sizes (texts
+            of different lengths), the halves are two calls.
         guidance: scale, channels, interval and rescaling.
         shape: of the latents, [batch, channels, height, width].
         patch_size: latent pixels on a side of one token.
@@ -37,8 +39,7 @@ class GuidedDenoiser:
     def __init__(
         self,
         pool: BindingPool,
-        conditions: Mapping[str, Array],
-        unconditional: Mapping[str, float],
+        conditions: Conditions,
         guidance: Guidance,
         shape: tuple[int, ...],
         patch_size: int,
@@ -48,15 +49,18 @@ class GuidedDenoiser:
         self._guidance = guidance
         self._shape = shape
         self._timestep_scale = timestep_scale
-        self._grid = {"patch_height": shape[2] // patch_size, "patch_width": shape[3] // patch_size}
-        self._conditional = dict(conditions)
-        self._unconditional = {
-            name: np.full_like(array, unconditional[name])
-            for name, array in conditions.items()
-            if name in unconditional
+        self._batched = guidance.batched and conditions.same_shapes
+        grid = {"patch_height": shape[2] // patch_size, "patch_width": shape[3] // patch_size}
+        component = pool.runner.component
+        self._halves = {
+            conditional: _Half(
+                dict(conditions.conditional) if conditional else {**conditions.conditional, **conditions.unconditional},
+                {**grid, **conditions.sizes(component, conditional=conditional)},
+            )
+            for conditional in (True, False)
         }
         self._stack = ExitStack()
-        self._bindings: dict[int, Binding] = {}
+        self._bindings: dict[tuple[tuple[str, int], ...], Binding] = {}
         self._first: dict[str, Array] = {}  # outputs of the first of two calls
         self.seconds = 0.0
 
@@ -71,39 +75,48 @@ class GuidedDenoiser:
         """Return ``prediction`` and ``variance`` (``None`` where nothing is learned), valid until the next call."""
         step = int(state.table.step[row])
         if not self._guidance.active(step, state.table.num_steps):
-            outputs = self._run(state, row, self._conditional)
+            outputs = self._run(state, row, True)
             return outputs["prediction"], outputs.get("variance")
         batch = self._shape[0]
-        if self._guidance.batched:
-            outputs = self._run(state, row, self._conditional, self._unconditional)
+        if self._batched:
+            outputs = self._run(state, row, True, False)
             conditional = {name: array[:batch] for name, array in outputs.items()}
             unconditional = outputs["prediction"][batch:]
         else:
-            outputs = self._run(state, row, self._conditional)
+            outputs = self._run(state, row, True)
             for name, array in outputs.items():
                 np.copyto(self._first.setdefault(name, np.empty_like(array)), array)
             conditional = self._first
-            unconditional = self._run(state, row, self._conditional | self._unconditional)["prediction"]
+            unconditional = self._run(state, row, False)["prediction"]
         prediction = conditional["prediction"]
         self._guidance.combine(prediction, unconditional, out=prediction)
         # The unguided parts, variance included, are the conditional ones, as in the original's forward_with_cfg.
         return prediction, conditional.get("variance")
 
-    def _run(self, state: SolverState, row: int, *halves: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Evaluate the denoiser once on as many copies of the sample as there are ``halves`` of conditions."""
+    def _run(self, state: SolverState, row: int, *halves: bool) -> Mapping[str, Array]:
+        """Evaluate the denoiser once on a copy of the sample for each of ``halves``: the conditional one, or not."""
         batch, copies = self._shape[0], len(halves)
-        binding = self._bindings.get(copies)
+        sizes = {**self._halves[halves[0]].sizes, "batch": batch * copies}
+        key = tuple(sorted(sizes.items()))
+        binding = self._bindings.get(key)
         if binding is None:
-            binding = self._stack.enter_context(self._pool.borrow(batch=batch * copies, **self._grid))
-            self._bindings[copies] = binding
+            binding = self._bindings[key] = self._stack.enter_context(self._pool.borrow(**sizes))
         latents = binding.inputs["latents"]
         state.model_input(row, out=latents[:batch])
         latents[batch:] = latents[: batch * (copies - 1)]
         binding.inputs["timestep"][:] = state.table.timesteps[row] * self._timestep_scale
-        for name, first in self._conditional.items():
-            for index, half in enumerate(halves):
-                binding.inputs[name][index * batch : (index + 1) * batch] = half.get(name, first)
+        for index, half in enumerate(halves):
+            for name, array in self._halves[half].conditions.items():
+                binding.inputs[name][index * batch : (index + 1) * batch] = array
         started = time.perf_counter()
         binding.run()
         self.seconds += time.perf_counter() - started
         return binding.outputs
+
+
+@dataclass(frozen=True)
+class _Half:
+    """The conditions of one half of guidance, and the free sizes of the denoiser for it, without the batch."""
+
+    conditions: Mapping[str, Array]
+    sizes: Mapping[str, int]

@@ -11,11 +11,13 @@ from pathlib import Path, PurePosixPath
 from dit_deploy.bundle import Bundle, Engine, FileRecord
 from dit_deploy.errors import BundleError, IntegrityError
 
-__all__ = ["check_component", "check_engine", "check_recorded"]
+__all__ = ["check_component", "check_engine", "check_file", "check_recorded"]
 
 #: (path, size, mtime_ns, inode) → SHA-256: a file that was hashed and has not been written since.
 _known: dict[tuple[str, int, int, int], str] = {}
 _lock = threading.Lock()
+
+_EXPORT_AGAIN = "export the bundle again, or copy it again"
 
 
 def check_component(bundle: Bundle, name: str) -> None:
@@ -35,9 +37,16 @@ def check_component(bundle: Bundle, name: str) -> None:
             if PurePosixPath(relative).is_relative_to(folder)
         ),
         "the manifest",
-        "export the bundle again, or copy it again",
+        _EXPORT_AGAIN,
         bundle.path,
     )
+
+
+def check_file(bundle: Bundle, relative: str) -> Path:
+    """Check the SHA-256 of one recorded file of the bundle, and return its path; raises as :func:`check_component`."""
+    path = bundle.file(relative)
+    _check([(path, bundle.manifest.files[relative])], "the manifest", _EXPORT_AGAIN, bundle.path)
+    return path
 
 
 def check_engine(engine: Engine, component: str) -> None:

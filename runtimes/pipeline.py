@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,16 +17,18 @@ from PIL import Image
 
 from dit_deploy.bundle import Bundle
 from dit_deploy.errors import Cancelled, InputError
-from dit_deploy.runtimes.arguments import check_sizes, first_noise, latents_shape, read_conditions, read_seed, shown
-from dit_deploy.runtimes.autoencoder import decode, encode
+from dit_deploy.runtimes.arguments import check_limits, check_sizes, first_noise, latents_shape, read_seed, shown
+from dit_deploy.runtimes.autoencoder import decode, encode, tile_of
 from dit_deploy.runtimes.components import Components, choose_engine
+from dit_deploy.runtimes.conditions import Conditions, read_conditions, read_texts
 from dit_deploy.runtimes.device_loop import device_of
 from dit_deploy.runtimes.images import ImageInput, read_images, to_pil
 from dit_deploy.runtimes.plan import Plan, plan_steps
 from dit_deploy.runtimes.progress import progress_bar
+from dit_deploy.runtimes.prompts import PromptReader
 from dit_deploy.runtimes.runner import BindingPool, Runner
 from dit_deploy.runtimes.steps import open_steps
-from dit_deploy.sampling import Guidance, NoiseSource
+from dit_deploy.sampling import Guidance, NoiseSource, SkipLayerGuidance
 
 __all__ = ["Callback", "Output", "Pipeline"]
 
@@ -87,6 +89,7 @@ class Pipeline:
         self.engine_reason = choice.reason
         self._components = Components(bundle, threads, runners or {}, choice.engine)
         self._components.pool("denoiser")
+        self._prompts: PromptReader | None = None
         latents = bundle.manifest.latents
         self.pixel_multiple = latents.patch_size * latents.spatial_compression
 
@@ -94,12 +97,22 @@ class Pipeline:
         self,
         *,
         class_labels: int | Sequence[int] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        conditions: Mapping[str, NDArray[Any]] | None = None,
+        unconditional: Mapping[str, NDArray[Any]] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        true_cfg_scale: float = 1.0,
         guidance_channels: int | Literal["model"] | None = "model",
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         guidance_rescale: float = 0.0,
         guidance_batched: bool = True,
+        skip_guidance_layers: Sequence[int] | None = None,
+        skip_layer_guidance_scale: float = 2.8,
+        skip_layer_guidance_start: float = 0.01,
+        skip_layer_guidance_stop: float = 0.2,
         seed: int | Sequence[int] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -108,20 +121,33 @@ class Pipeline:
         noise: NDArray[np.floating] | None = None,
         image: ImageInput | None = None,
         strength: float | None = None,
+        vae_tile: int | None = None,
         output_type: Literal["pil", "numpy", "latent"] = "pil",
         callback: Callback | None = None,
         progress: bool = False,
     ) -> Output:
-        """Draw one picture a class label.
+        """Draw one picture a class label, or ``num_images_per_prompt`` a prompt.
 
         Args:
             class_labels: class indices; the null class draws without a class.
+            prompt: one text or several, for a bundle with text encoders. What an encoder does not read of a long one
+                is cut, with a warning that quotes it.
+            negative_prompt: what the unguided half is given: one text for all, or one a prompt.
+            num_images_per_prompt: pictures of the same prompt stand beside each other.
+            conditions, unconditional: inputs of the denoiser by name, [batch, …], instead of what labels and prompts
+                make, for the two halves of guidance.
             num_inference_steps: denoising steps, at least 1; the manifest's usual number by default.
-            guidance_scale: classifier-free guidance (Ho & Salimans 2022), on above 1; the manifest's by default.
+            guidance_scale: the family's main knob; the manifest's by default. Classifier-free guidance (Ho & Salimans
+                2022), on above 1; what the denoiser is fed where the guidance is embedded in it.
+            true_cfg_scale: classifier-free guidance of a denoiser with embedded guidance; on above 1.
             guidance_channels: how many leading latent channels are guided; ``None``: all; ``"model"``: its own.
             guidance_interval: guide only in this part of the steps, as fractions (Kynkäänniemi et al. 2024).
             guidance_rescale: 0 … 1, pull the guided prediction back to its former deviation (Lin et al. 2023).
             guidance_batched: both halves in one call of the denoiser, or in two with half the memory.
+            skip_guidance_layers: blocks of the denoiser that a third call leaves out in some steps, to guide away from
+                it (SD 3.5 Medium: 7, 8 and 9); only where the run is guided.
+            skip_layer_guidance_scale, skip_layer_guidance_start, skip_layer_guidance_stop: how strongly, and between
+                which fractions of the steps, both ends left out.
             seed: one integer (picture i goes on with the generator's stream) or one a picture; random by default.
             height, width: pixels, multiples of :attr:`pixel_multiple`; the training size by default.
             scheduler: a diffusers scheduler's name or config; the bundle's own by default.
@@ -129,6 +155,8 @@ class Pipeline:
             noise: float32 of the latents' shape, instead of the seed's first draw.
             image: one picture, or one for each label, to start from.
             strength: 0 … 1, how much of ``image`` is redrawn; 0.8 by default.
+            vae_tile: pixels on a side of the pieces in which larger pictures go through the VAE, blended where they
+                overlap, as diffusers does it; its memory is then that of one piece. A multiple of four latent pixels.
             output_type: ``"pil"``, ``"numpy"`` ([batch, height, width, 3] in 0 … 1) or ``"latent"``.
             callback: called after each step; returning ``False`` cancels.
             progress: show a progress bar.
@@ -146,14 +174,43 @@ class Pipeline:
         if output_type != "latent" and "vae_decoder" not in self._components:
             raise InputError('this bundle has no VAE decoder; ask for output_type="latent", or export with a VAE')
         check_sizes(self.pixel_multiple, height=height, width=width)
-        conditions, batch = read_conditions(self.bundle.component("denoiser"), {"class_labels": class_labels})
-        guidance = Guidance(
-            scale=manifest.guidance.default_scale if guidance_scale is None else guidance_scale,
-            channels=manifest.guidance.channels if guidance_channels == "model" else guidance_channels,
-            interval=guidance_interval,
-            rescale=guidance_rescale,
-            batched=guidance_batched,
+        check_limits(manifest, height, width)
+        tile = tile_of(vae_tile, manifest.latents.spatial_compression)
+        guidance = self._guidance(
+            guidance_scale, true_cfg_scale, guidance_channels, guidance_interval, guidance_rescale, guidance_batched
         )
+        if skip_guidance_layers:
+            if guidance.scale <= 1.0:
+                raise InputError("skip_guidance_layers: this run is not guided; use a guidance_scale above 1")
+            skip = SkipLayerGuidance(
+                tuple(skip_guidance_layers),
+                skip_layer_guidance_scale,
+                skip_layer_guidance_start,
+                skip_layer_guidance_stop,
+            )
+            guidance = replace(guidance, skip=skip)
+        texts = read_texts(manifest, prompt, negative_prompt, num_images_per_prompt)
+        if texts is not None and self._prompts is None:
+            self._prompts = PromptReader(self.bundle, self.pool)
+        read = read_conditions(
+            manifest,
+            class_labels=class_labels,
+            texts=texts,
+            encode=self._prompts,
+            scale=manifest.guidance.default_scale if guidance_scale is None else guidance_scale,
+            given=conditions,
+            given_unconditional=unconditional,
+            guided=guidance.scale > 1.0,
+            skip_layers=guidance.skip.layers if guidance.skip is not None else (),
+        )
+        if texts is not None and texts.negatives is None and not unconditional:
+            guidance = replace(guidance, scale=1.0)  # such a family guides towards a negative prompt only
+        batch = read.batch
+        start_image = None if image is None else self._read_images(image, batch, height, width)
+        if start_image is not None:
+            height, width = start_image.shape[2:]
+            check_limits(manifest, height, width)
+        shape = latents_shape(manifest.latents, batch, height, width)
         plan = plan_steps(
             self.bundle,
             num_inference_steps=num_inference_steps,
@@ -161,30 +218,25 @@ class Pipeline:
             eta=eta,
             from_image=image is not None,
             strength=strength,
+            tokens=shape[2] * shape[3] // manifest.latents.patch_size**2,
         )
-        start_image = None if image is None else self._read_images(image, batch, height, width)
-        if start_image is not None:
-            height, width = start_image.shape[2:]
-        shape = latents_shape(manifest.latents, batch, height, width)
         source, seeds = read_seed(seed, batch)
         seconds = dict.fromkeys(manifest.components, 0.0)
 
         table = plan.table
         if start_image is not None:
-            clean, seconds["vae_encoder"] = encode(self.pool("vae_encoder"), start_image, shape, source)
+            clean, seconds["vae_encoder"] = encode(self.pool("vae_encoder"), start_image, shape, source, tile)
             signal, deviation = table.start
             start = np.float32(signal) * clean + np.float32(deviation) * first_noise(noise, shape, source)
         else:
             start = np.float32(table.initial_noise_scale) * first_noise(noise, shape, source)
         with progress_bar(progress, table.num_steps) as advance_bar:
-            latents, seconds["denoiser"] = self._sample(
-                start, plan, conditions, guidance, source, callback, advance_bar
-            )
+            latents, seconds["denoiser"] = self._sample(start, plan, read, guidance, source, callback, advance_bar)
 
         images: list[Image.Image] | Floats = []
         if output_type != "latent":
             decoded, seconds["vae_decoder"] = decode(
-                self.pool("vae_decoder"), latents, manifest.latents.spatial_compression
+                self.pool("vae_decoder"), latents, manifest.latents.spatial_compression, tile
             )
             images = to_pil(decoded) if output_type == "pil" else decoded
         seconds["total"] = time.perf_counter() - started
@@ -213,11 +265,37 @@ class Pipeline:
             raise InputError(f"image: {len(pictures)} pictures came, 1 or {batch} expected, as there are labels")
         return pictures
 
+    def _guidance(
+        self,
+        scale: float | None,
+        true_cfg_scale: float,
+        channels: int | Literal["model"] | None,
+        interval: tuple[float, float],
+        rescale: float,
+        batched: bool,
+    ) -> Guidance:
+        """Return classifier-free guidance as the family does it."""
+        own = self.bundle.manifest.guidance
+        if own.kind == "embedded":
+            Guidance(own.default_scale if scale is None else scale)  # a number that a denoiser can be fed
+            scale = true_cfg_scale
+        elif true_cfg_scale != 1.0:
+            raise InputError("true_cfg_scale: this bundle's guidance is not embedded; use guidance_scale")
+        guidance = Guidance(
+            scale=own.default_scale if scale is None else scale,
+            channels=own.channels if channels == "model" else channels,
+            interval=interval,
+            rescale=rescale,
+            batched=batched,
+            token=self.bundle.manifest.latents.patch_size if own.normalise == "token" else None,
+        )
+        return replace(guidance, scale=guidance.scale + own.scale_offset)
+
     def _sample(
         self,
         start: Floats,
         plan: Plan,
-        conditions: Mapping[str, NDArray[Any]],
+        conditions: Conditions,
         guidance: Guidance,
         source: NoiseSource,
         callback: Callback | None,

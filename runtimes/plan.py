@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from dit_deploy.bundle import Bundle, Prediction
 from dit_deploy.errors import InputError
 from dit_deploy.sampling import SCHEDULERS, SolverTable, image_to_image_begin, resolve_scheduler, solver_table
@@ -13,6 +15,8 @@ from dit_deploy.sampling import SCHEDULERS, SolverTable, image_to_image_begin, r
 __all__ = ["Plan", "plan_steps", "prediction_type", "timestep_scale"]
 
 _DEFAULT_STRENGTH = 0.8
+#: The pipelines' defaults of what they read from a scheduler config with dynamic shifting.
+_SHIFT_DEFAULTS = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,11 @@ def plan_steps(
     eta: float,
     from_image: bool,
     strength: float | None,
+    tokens: int,
 ) -> Plan:
     """Return the plan of a run; the arguments are those of :meth:`dit_deploy.Pipeline.__call__`.
+
+    ``tokens`` is how many patches a sample has, by which a scheduler with dynamic shifting is shifted.
 
     Raises:
         InputError: an argument is out of range, or the scheduler is none for this model.
@@ -45,7 +52,17 @@ def plan_steps(
         begin = image_to_image_begin(steps, _DEFAULT_STRENGTH if strength is None else strength)
     elif strength is not None:
         raise InputError(f"strength: {strength} came without an image; give image= too, or leave strength out")
-    table = solver_table(config, steps, eta=eta, begin=begin)
+    takes = SCHEDULERS[config["_class_name"]].takes
+    shifted = "mu" in takes and bool(config.get("use_dynamic_shifting"))
+    own_sigmas = "sigmas" in takes and manifest.scheduler.sigmas == "linspace"
+    table = solver_table(
+        config,
+        steps,
+        eta=eta,
+        begin=begin,
+        mu=_shift(config, tokens) if shifted else None,
+        sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist() if own_sigmas else None,
+    )
     asked, trained = prediction_type(config), manifest.prediction.type
     if asked != trained:
         raise InputError(
@@ -55,6 +72,14 @@ def plan_steps(
     if table.needs_variance and not manifest.prediction.learned_range_variance:
         raise InputError("scheduler: variance_type learned_range needs a model that learns one; use fixed_small")
     return Plan(table, timestep_scale(config, manifest.prediction))
+
+
+def _shift(config: Mapping[str, Any], tokens: int) -> float:
+    """Return mu, linear in the number of tokens between two sizes of picture (``calculate_shift`` of diffusers)."""
+    options = [(name, float(config.get(name, default))) for name, default in _SHIFT_DEFAULTS.items()]
+    few, many, base, largest = (value for _, value in options)
+    slope = (largest - base) / (many - few)
+    return tokens * slope + (base - slope * few)
 
 
 def prediction_type(config: Mapping[str, Any]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dit_deploy.bundle import Manifest
+from dit_deploy.runtimes.conditions import Conditions
 from dit_deploy.runtimes.device_loop import DeviceSteps, why_not
 from dit_deploy.runtimes.finite import check_finite
 from dit_deploy.runtimes.guided import GuidedDenoiser
@@ -91,7 +91,7 @@ def open_steps(
     solver: BindingPool | None,
     manifest: Manifest,
     plan: Plan,
-    conditions: Mapping[str, Array],
+    conditions: Conditions,
     guidance: Guidance,
     start: Floats,
 ) -> Steps:
@@ -99,15 +99,14 @@ def open_steps(
 
     Args:
         solver: bindings of the solver graph, where the engine has one.
-        conditions: every input of the denoiser but ``latents`` and ``timestep``, [batch, …].
+        conditions: every input of the denoiser but ``latents`` and ``timestep``.
     """
-    unconditional, patch_size = manifest.guidance.unconditional, manifest.latents.patch_size
-    if solver is not None and not why_not(denoiser, solver, guidance, plan.table):
+    patch_size = manifest.latents.patch_size
+    if solver is not None and not why_not(denoiser, solver, guidance, plan.table, conditions):
         return DeviceSteps(
             denoiser,
             solver,
             conditions,
-            unconditional,
             guidance,
             plan.table,
             start,
@@ -116,5 +115,5 @@ def open_steps(
         )
     state = SolverState(plan.table, start.shape)
     state.reset(start)
-    guided = GuidedDenoiser(denoiser, conditions, unconditional, guidance, state.shape, patch_size, plan.timestep_scale)
+    guided = GuidedDenoiser(denoiser, conditions, guidance, state.shape, patch_size, plan.timestep_scale)
     return HostSteps(guided, state)

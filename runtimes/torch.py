@@ -32,7 +32,7 @@ try:
 
     from dit_deploy.exporters.autoencoders import factors, load_autoencoder, spatial_compression
     from dit_deploy.exporters.families.dit_reference import DiffusersDiT
-    from dit_deploy.exporters.sources import Source, open_source
+    from dit_deploy.exporters.families.dit_source import Checkpoint, open_checkpoint
 except ImportError as error:
     raise BackendError(
         f"the PyTorch reference needs torch and diffusers ({error}); install dit-deploy[export]"
@@ -99,15 +99,15 @@ class TorchReference:
         source: an opened checkpoint.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Checkpoint) -> None:
         self.source = source
 
     @classmethod
     def open(
         cls, path: str | Path, *, arch: str | None = None, image_size: int | None = None, vae: str | Path | None = None
     ) -> Self:
-        """Open a checkpoint; arguments and errors are those of :func:`~dit_deploy.exporters.sources.open_source`."""
-        return cls(open_source(path, arch=arch, image_size=image_size, vae=vae))
+        """Open a checkpoint; see :func:`~dit_deploy.exporters.families.dit_source.open_checkpoint`."""
+        return cls(open_checkpoint(path, arch=arch, image_size=image_size, vae=vae))
 
     @property
     def kind(self) -> str:
@@ -166,11 +166,11 @@ class TorchReference:
         return {"mean": ((posterior.mean - shift) * scale).numpy(), "std": (posterior.std * scale).numpy()}
 
     def decode(self, latents: Array) -> dict[str, Array]:
-        """Scaled latents [batch, channels, height, width] → ``images`` [batch, channels, height, width] in 0 … 1."""
+        """Scaled latents [batch, channels, height, width] → ``images`` of as many axes, in 0 … 1 and beyond."""
         scale, shift = factors(self._need_vae())
         with torch.no_grad():
             decoded = self.vae.decode(1 / scale * torch.from_numpy(latents) + shift).sample
-        return {"images": (decoded / 2 + 0.5).clamp(0, 1).numpy()}
+        return {"images": (decoded / 2 + 0.5).numpy()}
 
     def sample(
         self,
@@ -242,7 +242,7 @@ class TorchReference:
                 timesteps, start = self._begin_from(image, strength, steps, solver, len(class_labels), noise, generator)
             self._loop(solver, timesteps, start, class_labels, guide, eta, generator, recorder)
         latents = recorder.evaluations[-1].next_sample
-        decoded = None if self.vae is None else self.decode(latents)["images"].transpose(0, 2, 3, 1)
+        decoded = None if self.vae is None else self.decode(latents)["images"].clip(0, 1).transpose(0, 2, 3, 1)
         return Sampled(recorder.evaluations, latents, decoded, "the loop of diffusers' pipelines, with its scheduler")
 
     def _run_pipeline(

@@ -202,8 +202,9 @@ def _config(arch: str) -> DiTConfig:
 def _build(folder: Path, arch: str, sizes: Sequence[int], batches: Sequence[int]) -> tuple[Path, list[str], Any]:
     """Export a random checkpoint, build FP16 engines of every backend installed; return the network of its weights."""
     from dit_deploy.bench.random_checkpoint import write_random_checkpoint
-    from dit_deploy.exporters import export, open_source
+    from dit_deploy.exporters import export
     from dit_deploy.exporters.builders import build_engine
+    from dit_deploy.exporters.families.dit_source import open_checkpoint
 
     checkpoint = write_random_checkpoint(folder, arch)
     bundle = export(checkpoint, folder / "bundle", arch=arch, image_size=256)
@@ -220,7 +221,7 @@ def _build(folder: Path, arch: str, sizes: Sequence[int], batches: Sequence[int]
             names.append(engine.name)
         except DitDeployError as error:
             print(f"{backend}: {error}", file=sys.stderr)
-    source = open_source(checkpoint, arch=arch, image_size=256)
+    source = open_checkpoint(checkpoint, arch=arch, image_size=256)
     return bundle.path, names, source.network()
 
 

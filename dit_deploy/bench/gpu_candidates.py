@@ -22,6 +22,7 @@ from dit_deploy.bundle.solver import solver_component
 from dit_deploy.exporters.families import dit
 from dit_deploy.exporters.solver_graph import write_solver
 from dit_deploy.runtimes import Pipeline
+from dit_deploy.runtimes.conditions import Conditions
 from dit_deploy.runtimes.device_loop import DeviceSteps
 from dit_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 from dit_deploy.runtimes.onnxruntime_device import OnnxRuntimeMemory
@@ -143,8 +144,9 @@ def by_onnxruntime(graph: Path, config: dit.DiTConfig, device: str) -> Open:
             steps = DeviceSteps(
                 denoiser,
                 solver,
-                {"class_labels": labels},
-                {"class_labels": config.num_classes},
+                Conditions(
+                    {"class_labels": labels}, {"class_labels": np.full_like(labels, config.num_classes)}, len(labels)
+                ),
                 Guidance(_SCALE),
                 table,
                 start,

@@ -47,7 +47,7 @@ def bench(
     Args:
         engines: names of the bundle's engines; ``"onnx"`` is its plain graphs.
         reference: the checkpoint that the bundle was exported from: adds PyTorch eager and ``torch.compile``.
-        arch, image_size, vae: for the reference; see :func:`~dit_deploy.exporters.sources.open_source`.
+        arch, image_size, vae: for the reference; see :func:`~dit_deploy.exporters.families.dit_source.open_checkpoint`.
         others: more candidates, name → what opens a pipeline.
         steps: denoising steps of a whole run.
         repeats: rounds of the denoiser call; whole runs get half as many, rounded up.

@@ -5,14 +5,15 @@ Axes of height and width are looked at where a tensor has four axes; videos have
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from ._text import range_text, shape_text
 
 if TYPE_CHECKING:
-    from .manifest import Component, Guidance, Latents, Prediction, TensorSpec
+    from .manifest import Component, Guidance, Latents, Prediction, Prompts, TensorSpec
 
-__all__ = ["check_decoder", "check_denoiser", "check_encoder", "check_guidance"]
+__all__ = ["check_decoder", "check_denoiser", "check_encoder", "check_guidance", "check_prompts"]
 
 _INTEGERS = ("int64", "int32")
 
@@ -36,12 +37,59 @@ def check_denoiser(denoiser: Component, latents: Latents, prediction: Prediction
             _same_axes("the denoiser's", outputs[name], inputs["latents"])
 
 
-def check_guidance(guidance: Guidance, denoiser: Component, latents: Latents) -> None:
-    """Raise ``ValueError`` where the denoiser cannot be guided as ``guidance`` says."""
+def check_prompts(prompts: Prompts, components: Mapping[str, Component], files: Collection[str]) -> set[str]:
+    """Return the denoiser's conditions that prompts make; ``ValueError`` where the text encoders do not make them."""
+    made: dict[str, TensorSpec] = {}
+    for encoder in prompts.encoders:
+        if encoder.component not in components:
+            raise ValueError(f"prompts name the component {encoder.component}, which there is none of")
+        for tokenizer in filter(None, (encoder.tokenizer, encoder.negative_tokenizer)):
+            if tokenizer not in files:
+                raise ValueError(f"{tokenizer} is named but has no record under files")
+        component = components[encoder.component]
+        inputs = {tensor.name: tensor for tensor in component.inputs}
+        if "input_ids" not in inputs or set(inputs) - {"input_ids", "attention_mask"}:
+            raise ValueError(
+                f"the {encoder.component} takes {sorted(inputs)}, expected input_ids and perhaps attention_mask"
+            )
+        for tensor in component.inputs:
+            _begins_with_batch(f"the {encoder.component}'s", tensor)
+            if tensor.dtype not in _INTEGERS or len(tensor.axes) != 2:
+                raise ValueError(f"the {encoder.component}'s {tensor.name} is no integer [batch, tokens]")
+        for tensor in component.outputs:
+            if tensor.name in made:
+                raise ValueError(f"two text encoders make {tensor.name}; names of their outputs must differ")
+            made[tensor.name] = tensor
+    if prompts.join is not None:
+        if prompts.join not in components:
+            raise ValueError(f"prompts.join names the component {prompts.join}, which there is none of")
+        joined = components[prompts.join]
+        if missing := {tensor.name for tensor in joined.inputs} - set(made):
+            raise ValueError(f"the {prompts.join} takes {sorted(missing)}, which no text encoder makes")
+        made = {tensor.name: tensor for tensor in joined.outputs}
+    conditions = {tensor.name: tensor for tensor in components["denoiser"].inputs}
+    if unknown := set(made) - (set(conditions) - {"latents", "timestep"}):
+        raise ValueError(f"prompts make {sorted(unknown)}, which are no conditions of the denoiser")
+    for name, tensor in made.items():
+        if tensor.dtype != conditions[name].dtype or len(tensor.axes) != len(conditions[name].axes):
+            raise ValueError(
+                f"prompts make {name} as {tensor.dtype} {shape_text(tensor)}, the denoiser takes "
+                f"{conditions[name].dtype} {shape_text(conditions[name])}"
+            )
+    return set(made)
+
+
+def check_guidance(
+    guidance: Guidance, denoiser: Component, latents: Latents, from_prompts: Collection[str] = ()
+) -> None:
+    """Raise ``ValueError`` where the denoiser cannot be guided as ``guidance`` says.
+
+    ``from_prompts`` are the conditions that have a value of their own for the unguided half.
+    """
     inputs = {tensor.name: tensor for tensor in denoiser.inputs if tensor.name not in ("latents", "timestep")}
     if unknown := set(guidance.unconditional) - set(inputs):
         raise ValueError(f"guidance.unconditional names no condition of the denoiser: {sorted(unknown)}")
-    if guidance.kind == "classifier_free" and not guidance.unconditional:
+    if guidance.kind == "classifier_free" and not guidance.unconditional and not from_prompts:
         raise ValueError(
             "guidance.unconditional is empty, classifier_free needs the value of a condition there; "
             f"the denoiser's conditions: {sorted(inputs)}"
@@ -50,6 +98,10 @@ def check_guidance(guidance: Guidance, denoiser: Component, latents: Latents) ->
         _takes_value(inputs[name], value)
     if guidance.channels is not None and guidance.channels > latents.channels:
         raise ValueError(f"guidance.channels {guidance.channels} exceeds {latents.channels} channels")
+    if (guidance.kind == "embedded") != (guidance.input is not None):
+        raise ValueError("guidance.input is the condition that embedded guidance feeds; one needs the other")
+    if guidance.input is not None and guidance.input not in inputs:
+        raise ValueError(f"guidance.input {guidance.input} is no condition of the denoiser: {sorted(inputs)}")
 
 
 def check_encoder(encoder: Component, latents: Latents) -> None:

@@ -23,6 +23,7 @@ from .manifest import (
     Latents,
     Manifest,
     Prediction,
+    Prompts,
     Scheduler,
     SourceRecord,
 )
@@ -70,6 +71,7 @@ class BundleWriter(FolderWriter):
         prediction: Prediction,
         guidance: Guidance | None = None,
         scheduler: Scheduler | None = None,
+        prompts: Prompts | None = None,
         labels: Mapping[str, str] | None = None,
         created_by: str | None = None,
     ) -> Bundle:
@@ -92,6 +94,7 @@ class BundleWriter(FolderWriter):
                 prediction=prediction,
                 guidance=guidance or Guidance(),
                 scheduler=scheduler or Scheduler(),
+                prompts=prompts,
                 labels=dict(labels or {}),
                 files=record_files(folder, "bundle", _is_not_recorded),
             )

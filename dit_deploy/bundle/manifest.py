@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ._fit import check_decoder, check_denoiser, check_encoder, check_guidance
+from ._fit import check_decoder, check_denoiser, check_encoder, check_guidance, check_prompts
 
 __all__ = [
     "FORMAT",
@@ -24,6 +24,8 @@ __all__ = [
     "Latents",
     "Manifest",
     "Prediction",
+    "PromptEncoder",
+    "Prompts",
     "Scheduler",
     "SourceRecord",
     "TensorSpec",
@@ -155,23 +157,71 @@ class Prediction(Record):
 
 
 class Guidance(Record):
-    """How the family guides. ``unconditional`` gives the value of each condition for the unguided half.
+    """How the family guides, and what its main knob ``guidance_scale`` means.
 
-    ``channels`` is how many leading latent channels are guided; ``None`` means all. The original DiT
-    guides three of four "for exact reproducibility".
+    ``classifier_free`` is unconditional + (scale + ``scale_offset``) · (conditional − unconditional), on where the
+    factor is above 1; ``embedded`` hands the scale to the denoiser as its condition ``input`` (FLUX.1 dev).
+    ``unconditional`` gives the value of each condition for the unguided half; conditions made of a prompt are made of
+    the negative prompt there. ``channels`` is how many leading latent channels are guided; ``None`` means all. The
+    original DiT guides three of four "for exact reproducibility". ``normalise``: ``token`` brings each token of the
+    guided prediction back to the length of the conditional one (Qwen-Image).
     """
 
-    kind: Literal["none", "classifier_free"] = "none"
+    kind: Literal["none", "classifier_free", "embedded"] = "none"
     unconditional: dict[Name, int | float] = {}
     channels: Positive | None = None
     default_scale: float = 1.0
+    scale_offset: float = 0.0
+    input: Name | None = None
+    normalise: Literal["token"] | None = None
 
 
 class Scheduler(Record):
-    """The diffusers scheduler config that the model came with, unchanged, and the usual step count."""
+    """The diffusers scheduler config that the model came with, unchanged, and what its pipeline does with it.
+
+    ``sigmas``: ``scheduler`` leaves the noise levels to the config, ``linspace`` passes 1 … 1/steps as FLUX's pipeline
+    does. A config with dynamic shifting is shifted by the number of tokens in either case.
+    """
 
     path: str = "scheduler/scheduler_config.json"
     num_inference_steps: Positive = 50
+    sigmas: Literal["scheduler", "linspace"] = "scheduler"
+
+
+class PromptEncoder(Record):
+    """How a prompt becomes the token ids of one text encoder, a component of the bundle.
+
+    ``tokenizer`` is a ``tokenizer.json`` of the ``tokenizers`` library, truncation and padding included;
+    ``negative_tokenizer`` another for negative prompts, where they are cut at another length. The text is cleaned in
+    the order of ``cleaning``, then put in place of ``{}`` in the template.
+    """
+
+    component: Name
+    tokenizer: str
+    negative_tokenizer: str | None = None
+    cleaning: tuple[Literal["html_unescape", "lowercase", "strip", "collapse_whitespace"], ...] = ()
+    prompt_template: str = "{}"
+    negative_template: str = "{}"
+
+    @field_validator("prompt_template", "negative_template")
+    @classmethod
+    def _has_a_place(cls, template: str) -> str:
+        if template.count("{}") != 1:
+            raise ValueError(f"template {template!r} must hold {{}} once, where the prompt goes")
+        return template
+
+
+class Prompts(Record):
+    """How prompts become conditions of the denoiser.
+
+    Each encoder takes ``input_ids`` [batch, tokens] and, where it declares it, ``attention_mask``; names of outputs
+    occur once among all encoders. The component ``join`` makes conditions of them; without one they are conditions
+    themselves. ``negative`` is the negative prompt where none is given; ``None``: such a run is not guided.
+    """
+
+    encoders: tuple[PromptEncoder, ...] = Field(min_length=1)
+    join: Name | None = None
+    negative: str | None = ""
 
 
 class SourceRecord(Record):
@@ -218,6 +268,7 @@ class Manifest(Record):
     prediction: Prediction
     guidance: Guidance = Guidance()
     scheduler: Scheduler = Scheduler()
+    prompts: Prompts | None = None
     labels: dict[ClassIndex, str] = Field(default={}, description="class index → its name, where the source has names")
     files: dict[str, FileRecord]
 
@@ -244,7 +295,8 @@ class Manifest(Record):
         """Hold the parts of the manifest against the signatures that every runtime relies on."""
         denoiser = self.components["denoiser"]
         check_denoiser(denoiser, self.latents, self.prediction)
-        check_guidance(self.guidance, denoiser, self.latents)
+        made = check_prompts(self.prompts, self.components, self.files) if self.prompts is not None else set()
+        check_guidance(self.guidance, denoiser, self.latents, made)
         if "vae_encoder" in self.components:
             check_encoder(self.components["vae_encoder"], self.latents)
         if "vae_decoder" in self.components:

@@ -41,6 +41,23 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What to draw, for a bundle with text encoders. Again for each further prompt.",
+            show_default=False,
+        ),
+    ] = None,
+    negative_prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What to keep away from. One for all prompts, or again for each.",
+            show_default=_MODEL,
+        ),
+    ] = None,
+    images_per_prompt: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures of each prompt.")] = 1,
     steps: Annotated[int | None, typer.Option(metavar="N", help="Denoising steps.", show_default=_MODEL)] = None,
     scheduler: Annotated[
         str | None,
@@ -53,6 +70,10 @@ def generate(
         float | None,
         typer.Option(metavar="X", help="Classifier-free guidance; 1 and below is none.", show_default=_MODEL),
     ] = None,
+    true_cfg_scale: Annotated[
+        float,
+        typer.Option(metavar="X", help="Classifier-free guidance of a model whose own is embedded in it (FLUX)."),
+    ] = 1.0,
     guidance_channels: Annotated[
         str, typer.Option(metavar="N|all|model", help="How many leading latent channels are guided.")
     ] = "model",
@@ -91,6 +112,14 @@ def generate(
     strength: Annotated[
         float | None, typer.Option(metavar="X", help="How much of --init-image is redrawn, 0 to 1.", show_default="0.8")
     ] = None,
+    vae_tile: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="Larger pictures go through the VAE in pieces of this size, in the memory of one.",
+            show_default="in one piece",
+        ),
+    ] = None,
     grid: Annotated[bool, typer.Option("--grid", help="All pictures on one contact sheet.")] = False,
     columns: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Columns of the contact sheet.", show_default="nearly square")
@@ -99,14 +128,15 @@ def generate(
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
-    """Draw pictures, one for each --class-label."""
+    """Draw pictures, one for each --class-label, or --images-per-prompt for each --prompt."""
     from dit_deploy import Bundle, Pipeline
 
     opened = Bundle.open(bundle)
-    labels = _labels(opened, class_label or [], seed or [])
+    labels = None if prompt and not class_label else _labels(opened, class_label or [], seed or [])
+    wanted = len(prompt or []) * images_per_prompt if labels is None else len(labels)
     if columns is not None and not grid:
         raise InputError(f"--columns {columns} is for --grid; add it, or leave --columns out")
-    files = plan_files(out, len(labels), grid=grid, overwrite=overwrite)
+    files = plan_files(out, wanted, grid=grid, overwrite=overwrite)
     pipe = Pipeline(opened, engine, threads=threads)
     if engine == "auto" and opened.engine_names():
         typer.echo(f"engine {pipe.engine_reason}", err=True)
@@ -114,8 +144,12 @@ def generate(
     with step_bar("denoising") as advance:
         result = pipe(
             class_labels=labels,
+            prompt=prompt or None,
+            negative_prompt=negative_prompt or None,
+            num_images_per_prompt=images_per_prompt,
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
+            true_cfg_scale=true_cfg_scale,
             guidance_channels=_channels(guidance_channels),
             guidance_interval=guidance_interval,
             guidance_rescale=guidance_rescale,
@@ -127,6 +161,7 @@ def generate(
             eta=eta,
             image=start,
             strength=strength,
+            vae_tile=vae_tile,
             callback=lambda step, total, latents: advance(step + 1, total),
         )
     pictures: list[Any] = list(result.images)
@@ -139,6 +174,8 @@ def generate(
 def _labels(bundle: Bundle, class_label: list[str], seeds: list[int]) -> list[int]:
     labels = class_indices(class_label, bundle.manifest.labels)
     if not labels:
+        if bundle.manifest.prompts is not None:
+            raise InputError("--prompt: none came; say what to draw")
         raise InputError("--class-label: none came; give one for each picture, by number or name")
     return labels * len(seeds) if len(labels) == 1 and len(seeds) > 1 else labels
 

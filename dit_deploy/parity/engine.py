@@ -1,12 +1,13 @@
 """How far an engine's pictures are from its bundle's own, without PyTorch: the figures that ``engine.json`` keeps.
 
-The plain graphs are the reference, which the export has proved against the source. Both sides draw the same labels
+The plain graphs are the reference, which the export has proved against the source. Both sides draw the same subjects
 from the same seeds; what an engine for another machine will compute is computed here from the same graph on the CPU.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from dit_deploy.bundle import Bundle
 from dit_deploy.errors import NotFiniteError
 from dit_deploy.parity.limits import limits_for
 from dit_deploy.parity.metrics import largest_difference, psnr, relative_error, ssim
+from dit_deploy.parity.prompts import COMPARISON, take
 from dit_deploy.runtimes import Pipeline, Runner
 
 __all__ = ["Drawn", "EngineParity", "compare_with_plain", "is_large", "plain_pictures", "spread_labels"]
@@ -33,11 +35,14 @@ _LARGE = 500_000_000
 
 @dataclass(frozen=True)
 class Drawn:
-    """What one side drew: pictures [batch, height, width, channels] in 0 … 1 where there is a decoder, and latents."""
+    """What one side drew: pictures [batch, height, width, channels] in 0 … 1 where there is a decoder, and latents.
+
+    ``subjects`` are the pipeline's argument that says what: ``class_labels`` or ``prompt``, one a picture.
+    """
 
     images: Floats | None
     latents: Floats
-    labels: tuple[int, ...]
+    subjects: Mapping[str, Sequence[Any]]
     steps: int
 
 
@@ -89,6 +94,7 @@ def plain_pictures(
     bundle: Bundle,
     *,
     class_labels: Sequence[int] | None = None,
+    prompts: Sequence[str] | None = None,
     num_inference_steps: int | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -97,13 +103,19 @@ def plain_pictures(
     """Draw with the plain graphs what engines are compared with.
 
     Args:
-        class_labels: by default :data:`PICTURES` of them spread over all classes, two for a large model.
+        class_labels, prompts: by default :data:`PICTURES` of them, two for a large model: prompts where the bundle has
+            text encoders, else labels spread over all classes; none where its denoiser takes neither.
         num_inference_steps: by default the manifest's, eight for a large model.
     """
-    labels = spread_labels(bundle, 2 if is_large(bundle) else PICTURES) if class_labels is None else list(class_labels)
+    if class_labels is not None:
+        subjects: dict[str, Sequence[Any]] = {"class_labels": list(class_labels)}
+    elif prompts is not None:
+        subjects = {"prompt": list(prompts)}
+    else:
+        subjects = _subjects(bundle, 2 if is_large(bundle) else PICTURES)
     steps = _steps(bundle) if num_inference_steps is None else num_inference_steps
     return _draw(
-        Pipeline(bundle, "onnx", threads=threads), labels, steps, seed, "drawing with the plain graphs", progress
+        Pipeline(bundle, "onnx", threads=threads), subjects, steps, seed, "drawing with the plain graphs", progress
     )
 
 
@@ -131,7 +143,7 @@ def compare_with_plain(
     least = limits_for(precision).psnr if limit is None else limit
     pipeline = Pipeline(bundle, engine, threads=threads, runners=runners)
     try:
-        drawn = _draw(pipeline, plain.labels, plain.steps, seed, "drawing with the engine", progress)
+        drawn = _draw(pipeline, plain.subjects, plain.steps, seed, "drawing with the engine", progress)
     except NotFiniteError as error:  # values that overflow are a result; a kernel that fails is an error
         nothing = -math.inf
         return EngineParity(
@@ -141,7 +153,7 @@ def compare_with_plain(
     if drawn.images is None or plain.images is None:
         scale = float(np.abs(plain.latents).max())
         ratio = psnr(drawn.latents / scale, plain.latents / scale)
-        return EngineParity(ratio, ratio, None, None, latents, least, len(plain.labels), plain.steps, ran)
+        return EngineParity(ratio, ratio, None, None, latents, least, len(plain.latents), plain.steps, ran)
     pairs = list(zip(drawn.images, plain.images, strict=True))
     return EngineParity(
         psnr=psnr(drawn.images, plain.images),
@@ -154,6 +166,15 @@ def compare_with_plain(
         steps=plain.steps,
         ran=ran,
     )
+
+
+def _subjects(bundle: Bundle, count: int) -> dict[str, Sequence[Any]]:
+    """Return ``count`` prompts or at most as many labels, by the pipeline's argument for them."""
+    if bundle.manifest.prompts is not None:
+        return {"prompt": take(COMPARISON, count)}
+    if all(spec.name != "class_labels" for spec in bundle.component("denoiser").inputs):
+        return {}
+    return {"class_labels": spread_labels(bundle, count)}
 
 
 def spread_labels(bundle: Bundle, count: int) -> list[int]:
@@ -178,7 +199,12 @@ def is_large(bundle: Bundle) -> bool:
 
 
 def _draw(
-    pipeline: Pipeline, labels: Sequence[int], steps: int, seed: int, what: str, progress: Progress | None
+    pipeline: Pipeline,
+    subjects: Mapping[str, Sequence[Any]],
+    steps: int,
+    seed: int,
+    what: str,
+    progress: Progress | None,
 ) -> Drawn:
     drawable = "vae_decoder" in pipeline.bundle.manifest.components
 
@@ -186,15 +212,19 @@ def _draw(
         if progress is not None:
             progress(what, step + 1, total)
 
-    output = pipeline(
-        class_labels=list(labels),
-        num_inference_steps=steps,
-        seed=[seed + index for index in range(len(labels))],
-        output_type="numpy" if drawable else "latent",
-        callback=tell,
-    )
+    count = max((len(values) for values in subjects.values()), default=1)
+    given: dict[str, Any] = {name: list(values) for name, values in subjects.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of prompts that are cut: both sides read as much of them
+        output = pipeline(
+            **given,
+            num_inference_steps=steps,
+            seed=[seed + index for index in range(count)],
+            output_type="numpy" if drawable else "latent",
+            callback=tell,
+        )
     images = np.asarray(output.images) if drawable else None
-    return Drawn(images, output.latents, tuple(labels), steps)
+    return Drawn(images, output.latents, dict(subjects), steps)
 
 
 def _infinite(value: object) -> bool:

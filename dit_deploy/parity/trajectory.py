@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dit_deploy.errors import BackendError
 from dit_deploy.parity.metrics import largest_difference, psnr, relative_error, ssim
 from dit_deploy.parity.report import PictureError, Run
+from dit_deploy.runtimes.conditions import read_conditions
 from dit_deploy.runtimes.guided import GuidedDenoiser
 from dit_deploy.runtimes.pipeline import Pipeline
 from dit_deploy.runtimes.plan import timestep_scale
@@ -178,14 +179,12 @@ def _single_steps(
     manifest = pipeline.bundle.manifest
     shape = evaluations[0].sample.shape
     state = SolverState(table, shape)
-    spec = manifest.components["denoiser"].input("class_labels")
-    labels = np.asarray(request.class_labels).astype(spec.dtype)
+    conditions = read_conditions(manifest, class_labels=request.class_labels)
     guidance = Guidance(scale=request.guidance_scale, channels=manifest.guidance.channels)
     errors = [0.0] * table.num_steps
     with GuidedDenoiser(
         pipeline.pool("denoiser"),
-        {"class_labels": labels},
-        manifest.guidance.unconditional,
+        conditions,
         guidance,
         shape,
         manifest.latents.patch_size,

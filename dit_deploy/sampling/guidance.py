@@ -29,6 +29,8 @@ class Guidance:
         rescale: 0 … 1, how far the guided prediction is brought back to the standard deviation of the conditional
             one, sample by sample (Lin et al. 2023, section 3.4), over the guided channels.
         batched: whether the two predictions come from one call of the denoiser; of use to the caller only.
+        token: latent pixels on a side of a token, each of which is brought back to the length of the conditional one
+            over its pixels and all channels (Qwen-Image); None: they stay.
 
     Raises:
         InputError: a number is not finite or out of range.
@@ -39,6 +41,7 @@ class Guidance:
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
     batched: bool = True
+    token: int | None = None
 
     def __post_init__(self) -> None:
         if not _is_number(self.scale) or not math.isfinite(self.scale):
@@ -83,12 +86,16 @@ class Guidance:
         if out is None:
             out = np.empty(conditional.shape, np.float32)
         before = _deviations(conditional[:, :channels]) if self.rescale else None
+        lengths = None if self.token is None else _token_lengths(conditional[:, :channels], self.token)
         if out is not conditional:
             out[:, channels:] = conditional[:, channels:]
         guided = out[:, :channels]
         np.subtract(conditional[:, :channels], unconditional[:, :channels], out=guided)
         guided *= np.float32(self.scale)
         guided += unconditional[:, :channels]
+        if lengths is not None:
+            assert self.token is not None
+            _scale_tokens(guided, lengths / _token_lengths(guided, self.token), self.token)
         if before is not None:
             after = _deviations(guided)
             # a constant prediction has no deviation to bring back
@@ -107,6 +114,23 @@ def _deviations(array: Array) -> NDArray[np.float64]:
         square = float(np.einsum("i,i->", flat, flat, dtype=np.float64, casting="same_kind"))
         deviations.append(math.sqrt(max(square - flat.size * mean**2, 0.0) / max(flat.size - 1, 1)))
     return np.array(deviations)
+
+
+def _tokens(array: Array, token: int) -> Array:
+    """A view [batch, channels, …, rows, token, columns, token] of [batch, channels, …, height, width]."""
+    *rest, height, width = array.shape
+    return array.reshape(*rest, height // token, token, width // token, token)
+
+
+def _token_lengths(array: Array, token: int) -> Array:
+    """The Euclidean length of each token, [batch, 1, …, rows, 1, columns, 1]."""
+    view = _tokens(array, token)
+    return np.sqrt(np.square(view).sum(axis=(1, -3, -1), keepdims=True))
+
+
+def _scale_tokens(array: Array, factors: Array, token: int) -> None:
+    view = _tokens(array, token)  # splitting axes never copies
+    np.multiply(view, factors, out=view)
 
 
 def _is_number(value: object) -> bool:

@@ -67,11 +67,13 @@ def solver_rows(table: SolverTable, guidance: Guidance, timestep_scale: float = 
         timestep_scale: what the table's timesteps are multiplied by, to be in the unit that the denoiser takes.
 
     Raises:
-        InputError: guidance is rescaled, or a row multiplies more than :data:`OLDER` older outputs: no solver graph
-            does that.
+        InputError: guidance is rescaled, or brings tokens back to their length, or a row multiplies more than
+            :data:`OLDER` older outputs: no solver graph does that.
     """
     if guidance.rescale:
         raise InputError("guidance rescale: the solver graph has none; the loop on the host has")
+    if guidance.token is not None:
+        raise InputError("guidance of tokens: the solver graph has none; the loop on the host has")
     rows = []
     for row in range(len(table)):
         multiplied = (table.sample[row, len(BASIS) + 1 :] != 0) | (table.saved[row, len(BASIS) + 1 :] != 0)

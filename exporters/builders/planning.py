@@ -19,6 +19,7 @@ from dit_deploy.exporters.builders.ep_context import PROVIDERS
 from dit_deploy.exporters.builders.plan import CalibrationOptions, Plan, TensorRTOptions, key_parts
 from dit_deploy.exporters.builders.profiles import parse_extent, plan_profiles, range_profiles
 from dit_deploy.exporters.builders.recipe import Compute, Recipe
+from dit_deploy.exporters.builders.text_sizes import text_sizes
 from dit_deploy.parity.limits import limits_for
 from dit_deploy.runtimes import cpu_ops
 
@@ -256,10 +257,10 @@ def _profiles(
         if minimum is not None and maximum is not None:
             fallback = (parse_extent(minimum, "minimum"), parse_extent(maximum, "maximum"))
         extents = [parse_extent(text) for text in resolutions]
-        return plan_profiles(bundle.manifest, extents, fallback=fallback)
+        return plan_profiles(bundle.manifest, extents, fallback=fallback, texts=text_sizes(bundle))
     ends = {"minimum": minimum, "optimum": optimum, "maximum": maximum}
     low, best, high = (None if text is None else parse_extent(text, name) for name, text in ends.items())
-    return range_profiles(bundle.manifest, minimum=low, optimum=best, maximum=high)
+    return range_profiles(bundle.manifest, minimum=low, optimum=best, maximum=high, texts=text_sizes(bundle))
 
 
 def _target(

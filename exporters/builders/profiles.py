@@ -71,6 +71,7 @@ def range_profiles(
     maximum: Extent | None = None,
     batched_guidance: bool = True,
     others: Mapping[str, SizeRange] | None = None,
+    texts: Mapping[str, Mapping[str, SizeRange]] | None = None,
 ) -> dict[str, tuple[Profile, ...]]:
     """Return one profile for each component of the bundle: everything from ``minimum`` to ``maximum``.
 
@@ -82,7 +83,8 @@ def range_profiles(
         batched_guidance: conditional and unconditional halves run as one batch of the denoiser, as pipelines do, where
             the family has classifier-free guidance: its batch is then fastest at twice the pictures, and half of
             that, without guidance, is in the range too.
-        others: ranges of free sizes that neither batch nor resolution decides (a sequence's length).
+        others: ranges of free sizes that neither batch nor resolution decides.
+        texts: for each component those that prompts decide; see :func:`~dit_deploy.exporters.builders.text_sizes`.
 
     Raises:
         InputError: a size is no multiple of the model's, the ends are out of order, or beyond what an axis takes.
@@ -92,7 +94,7 @@ def range_profiles(
     batches = _batches(low.batch, best.batch, high.batch)
     _ordered("height", low.height, best.height, high.height)
     _ordered("width", low.width, best.width, high.width)
-    return _profiles(manifest, [_Box.of(low, best, high)], batches, batched_guidance, others or {})
+    return _profiles(manifest, [_Box.of(low, best, high)], batches, batched_guidance, others or {}, texts or {})
 
 
 def plan_profiles(
@@ -104,6 +106,7 @@ def plan_profiles(
     fallback: tuple[Extent, Extent] | None = None,
     batched_guidance: bool = True,
     others: Mapping[str, SizeRange] | None = None,
+    texts: Mapping[str, Mapping[str, SizeRange]] | None = None,
 ) -> dict[str, tuple[Profile, ...]]:
     """Return the profiles of each component for a list of resolutions, the hot one first.
 
@@ -117,7 +120,7 @@ def plan_profiles(
         limit: profiles at most, the fallback's included.
         fallback: smallest and largest size of one more profile that holds everything between; slower, but no
             resolution in its range is refused.
-        batched_guidance, others: as for :func:`range_profiles`.
+        batched_guidance, others, texts: as for :func:`range_profiles`.
 
     Raises:
         InputError: there is no resolution, or one that the model cannot take, or ``limit`` is below 1.
@@ -140,7 +143,7 @@ def plan_profiles(
             min(max(hot.width, low.width), high.width),
         )
         boxes.append(_Box.of(low, best, high))
-    return _profiles(manifest, boxes, _batches(few, usual, many), batched_guidance, others or {})
+    return _profiles(manifest, boxes, _batches(few, usual, many), batched_guidance, others or {}, texts or {})
 
 
 def input_shapes(component: Component, profile: Profile) -> dict[str, Shapes]:
@@ -226,6 +229,7 @@ def _profiles(
     batches: tuple[int, int, int],
     batched_guidance: bool,
     others: Mapping[str, SizeRange],
+    texts: Mapping[str, Mapping[str, SizeRange]],
 ) -> dict[str, tuple[Profile, ...]]:
     latents = manifest.latents
     for box in boxes:
@@ -236,7 +240,8 @@ def _profiles(
         doubled = component_name == "denoiser" and batched_guidance and manifest.guidance.kind == "classifier_free"
         few, usual, many = batches
         batch = (few, 2 * usual, 2 * many) if doubled else batches
-        found[component_name] = tuple(_profile(manifest, component, box, batch, others) for box in boxes)
+        given = {**others, **texts.get(component_name, {})}
+        found[component_name] = tuple(_profile(manifest, component, box, batch, given) for box in boxes)
     return found
 
 

@@ -32,6 +32,7 @@ from dit_deploy.exporters.calibration._record import (
 )
 from dit_deploy.exporters.calibration.observers import Histogram, Levels, Method, check_choice, scale_of
 from dit_deploy.exporters.calibration.statistics import gather
+from dit_deploy.exporters.calibration.texts import reads_prompts, text_feeds
 from dit_deploy.exporters.calibration.trajectories import (
     Progress,
     Settings,
@@ -41,6 +42,7 @@ from dit_deploy.exporters.calibration.trajectories import (
 )
 from dit_deploy.exporters.passes.graph_file import load_graph, save_graph
 from dit_deploy.exporters.passes.smoothing import smooth
+from dit_deploy.parity.prompts import CALIBRATION
 from dit_deploy.runtimes.integrity import check_component
 
 __all__ = ["FOLDER", "Calibration", "calibrate", "read_calibration"]
@@ -127,8 +129,9 @@ def calibrate(
 
     The denoiser sees the evaluations of :func:`~.trajectories.sample_trajectories`, the VAE's decoder the latents that
     they end in, its encoder the pictures of these; so calibrating a part of the VAE calibrates the denoiser first.
-    Several processes may calibrate one bundle: the second waits for the first, and finds what that made. What is
-    interrupted leaves nothing behind.
+    Text encoders, and what joins their outputs, see the prompts of :mod:`dit_deploy.parity.prompts` whatever the
+    settings, so they need no trajectory. Several processes may calibrate one bundle: the second waits for the first,
+    and finds what that made. What is interrupted leaves nothing behind.
 
     Args:
         samples, evaluations, steps, seed, guidance_scale, conditions: see :func:`~.trajectories.plan`.
@@ -144,6 +147,9 @@ def calibrate(
         BackendError: an activation is not finite, or ONNX Runtime is not installed or refuses the graph.
     """
     bundle.component(component)
+    if reads_prompts(bundle, component):
+        identity = _text_identity(bundle, component)
+        return _kept_or_made(_Feeds(bundle, component, None, threads, progress), identity, None, force)
     settings = plan(
         bundle,
         samples=samples,
@@ -163,22 +169,24 @@ def calibrate(
 
 
 class _Feeds:
-    """What a component is fed, made when it is first asked for."""
+    """What a component is fed, made when it is first asked for. One that reads prompts has no settings."""
 
     def __init__(
-        self, bundle: Bundle, component: str, settings: Settings, threads: int | None, progress: Progress | None
+        self, bundle: Bundle, component: str, settings: Settings | None, threads: int | None, progress: Progress | None
     ) -> None:
         self.bundle, self.component, self.threads = bundle, component, threads
         self.tell: Progress = progress or (lambda _text, _done, _total: None)
         self._settings = settings
-        self._made: tuple[list[dict[str, NDArray[Any]]], Floats] | None = None
+        self._made: tuple[list[dict[str, NDArray[Any]]], Floats | None] | None = None
 
     def get(self, plain: Calibration | None) -> tuple[list[dict[str, NDArray[Any]]], Floats | None]:
         """Return the feeds and the latents that the trajectories ended in: those of ``plain`` where it keeps them."""
         if plain is not None and plain.record.feeds:
             return plain.feeds(), None
         if self._made is None:
-            if self.component == "denoiser":
+            if self._settings is None:
+                self._made = text_feeds(self.bundle, self.component, CALIBRATION, threads=self.threads), None
+            elif self.component == "denoiser":
                 trajectories = sample_trajectories(
                     self.bundle, self._settings, threads=self.threads, progress=self.tell
                 )
@@ -247,6 +255,9 @@ def _identity(bundle: Bundle, component: str, settings: Settings) -> dict[str, A
     }
     chosen = asdict(settings)
     chosen["conditions"] = {name: list(values) for name, values in settings.conditions.items()}
+    chosen["prompts"] = list(settings.prompts)
+    if not settings.prompts:  # a bundle without text encoders
+        del chosen["prompts"]
     return {
         "format": CALIBRATION_FORMAT,
         "version": CALIBRATION_VERSION,
@@ -257,10 +268,34 @@ def _identity(bundle: Bundle, component: str, settings: Settings) -> dict[str, A
     }
 
 
+def _text_identity(bundle: Bundle, component: str) -> dict[str, Any]:
+    """Return what decides the calibration of a component that reads prompts."""
+    manifest = bundle.manifest
+    assert manifest.prompts is not None
+    joined = manifest.prompts.encoders if component == manifest.prompts.join else ()
+    tokenizers = {
+        path: manifest.files[path].sha256
+        for encoder in manifest.prompts.encoders
+        for path in (encoder.tokenizer, encoder.negative_tokenizer)
+        if path is not None
+    }
+    graphs = {component, *(encoder.component for encoder in joined)}
+    decisive = {"prompts": manifest.prompts.model_dump(mode="json"), "tokenizers": tokenizers}
+    return {
+        "format": CALIBRATION_FORMAT,
+        "version": CALIBRATION_VERSION,
+        "component": component,
+        "graphs": {name: graph_digest(manifest, name) for name in sorted(graphs)},
+        "model": canonical_digest(decisive),
+        "settings": {"prompts": list(CALIBRATION)},
+    }
+
+
 def _latents(bundle: Bundle, settings: Settings, threads: int | None, progress: Progress | None) -> Floats:
     """Return the latents that the denoiser's calibration with these settings ended in."""
     values = asdict(settings)
-    values.pop("pictures")
+    for name in ("pictures", "prompts"):  # follow from the others
+        values.pop(name)
     record = calibrate(bundle, **values, threads=threads, progress=progress).record
     assert record.latents is not None
     return record.latents.array()
@@ -277,5 +312,5 @@ def _autoencoder_feed(bundle: Bundle, component: str, latents: Floats, threads: 
         return {"images": decode_latents(bundle, latents, threads=threads)}
     raise InputError(
         f"calibration: {component} came; the inputs of denoiser, vae_decoder and vae_encoder can be made from "
-        "trajectories, no others"
+        "trajectories, those of text encoders from prompts, no others"
     )

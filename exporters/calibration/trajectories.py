@@ -1,12 +1,13 @@
-"""What the denoiser is fed while the bundle draws pictures: labels × timesteps, each part of the schedule equally.
+"""What the denoiser is fed while the bundle draws pictures: subjects × timesteps, each part of the schedule equally.
 
 The bundle samples itself, plain graphs in ONNX Runtime, its own scheduler, guided as its manifest says. Of the
 evaluations some are kept, bit for bit as they went into the denoiser. Scales that come from one timestep or from one
-label do not hold for the others (PTQ4DiT, Wu et al. 2024), so both are spread evenly.
+label do not hold for the others (PTQ4DiT, Wu et al. 2024), so both are spread evenly; prompts are of many kinds.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from dit_deploy.bundle import Bundle, Component, TensorSpec
 from dit_deploy.errors import InputError
 from dit_deploy.exporters.calibration._session import MappedRunner
+from dit_deploy.exporters.calibration.texts import made_by_prompts
+from dit_deploy.parity.prompts import CALIBRATION, take
 from dit_deploy.runtimes import Binding, BindingPool, Pipeline, Runner
 from dit_deploy.runtimes.autoencoder import decode
 from dit_deploy.runtimes.integrity import check_component
@@ -51,6 +54,7 @@ class Settings:
         guidance_scale: as in :meth:`dit_deploy.Pipeline.__call__`.
         seed: picture i is drawn from ``seed`` + i.
         conditions: input of the denoiser → one value a picture.
+        prompts: one a picture, where the bundle has text encoders.
     """
 
     samples: int
@@ -60,6 +64,7 @@ class Settings:
     guidance_scale: float
     seed: int
     conditions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    prompts: tuple[str, ...] = ()
 
     def kept_steps(self) -> list[int]:
         """Return the steps that are kept: the first, the last, and between them at equal distances."""
@@ -145,11 +150,12 @@ def plan(
     chosen = {
         spec.name: tuple(_values(bundle, spec, samples, given.pop(spec.name, None)))
         for spec in bundle.component("denoiser").inputs
-        if spec.name not in ("latents", "timestep")
+        if spec.name not in {"latents", "timestep", bundle.manifest.guidance.input, *made_by_prompts(bundle)}
     }
     if given:
         raise InputError(f"conditions: {next(iter(given))!r} is no condition of this denoiser; it has {list(chosen)}")
-    return Settings(samples, evaluations, pictures, steps, scale, _whole("seed", seed, 0), chosen)
+    prompts = () if bundle.manifest.prompts is None else take(CALIBRATION, samples)
+    return Settings(samples, evaluations, pictures, steps, scale, _whole("seed", seed, 0), chosen, prompts)
 
 
 def sample_trajectories(
@@ -176,14 +182,19 @@ def sample_trajectories(
         run = _Run(settings, group, index * settings.steps, len(groups) * settings.steps, kept, progress)
         recording.listener = run.keep
         run.report()
-        output = pipeline(
-            **{name: [values[one] for one in group] for name, values in settings.conditions.items()},  # type: ignore[arg-type]
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            seed=[(settings.seed + one) % 2**64 for one in group],
-            output_type="latent",
-            callback=run.advance,
-        )
+        given: dict[str, Any] = {name: [values[one] for one in group] for name, values in settings.conditions.items()}
+        if settings.prompts:
+            given["prompt"] = [settings.prompts[one] for one in group]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of prompts that are cut: they are nobody's
+            output = pipeline(
+                **given,
+                num_inference_steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+                seed=[(settings.seed + one) % 2**64 for one in group],
+                output_type="latent",
+                callback=run.advance,
+            )
         latents.append(output.latents)
     kept.sort(key=lambda one: one.step)  # keeps the order of the rows of a step, and of the groups
     return Trajectories(settings, tuple(kept), np.concatenate(latents))

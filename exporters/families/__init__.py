@@ -1,1 +1,14 @@
-"""One module per model family: how its denoiser is traced, and what its checkpoints are called."""
+"""One module a model family: how its checkpoint is opened, and its denoiser traced."""
+
+#: diffusers pipeline class → the module here whose ``open_pipeline`` reads its folder. DiTPipeline has options of its
+#: own, see :mod:`dit_deploy.exporters.sources`.
+PIPELINES: dict[str, str] = {
+    "PixArtAlphaPipeline": "pixart",
+    "PixArtSigmaPipeline": "pixart",
+    "StableDiffusion3Pipeline": "sd3",
+    "FluxPipeline": "flux",
+    "HunyuanDiTPipeline": "hunyuan_dit",
+    "SanaPipeline": "sana",
+    "QwenImagePipeline": "qwen_image",
+    "ZImagePipeline": "z_image",
+}

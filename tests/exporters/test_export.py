@@ -157,9 +157,11 @@ def test_autoencoder_equals_diffusers(tiny_bundle: Path, tiny_source: Path, tmp_
             assert largest_difference(mine, other.numpy()) <= 1e-4 * float(other.abs().max())
         latents = torch.randn(batch, 6, height, width)
         (pictures,) = decoder.run(None, {"latents": latents.numpy()})
-        decoded = (vae.decode(latents / scale).sample / 2 + 0.5).clamp(0, 1)
-        assert decoded.std() > 0.01
-        assert largest_difference(pictures, decoded.numpy()) <= 1e-4
+        decoded = vae.decode(latents / scale).sample / 2 + 0.5
+        assert decoded.clamp(0, 1).std() > 0.01
+        assert largest_difference(pictures.clip(0, 1), decoded.clamp(0, 1).numpy()) <= 1e-4
+        # beyond pictures too, where a runtime blends
+        assert largest_difference(pictures, decoded.numpy()) <= 1e-4 * float(decoded.abs().max())
 
 
 class Baked(nn.Module):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dit_deploy.bundle import Prediction
 from dit_deploy.runtimes import BindingPool
+from dit_deploy.runtimes.conditions import Conditions
 from dit_deploy.runtimes.guided import GuidedDenoiser
 from dit_deploy.runtimes.plan import prediction_type, timestep_scale
 from dit_deploy.sampling import Guidance, SolverState, solver_table
@@ -45,7 +46,7 @@ def test_timesteps_are_fed_in_the_declared_unit(unit: Any, divisor: float) -> No
     scale = timestep_scale(config, Prediction(type="flow_prediction", timestep_unit=unit))
     state, runner = SolverState(table, SHAPE), FakeRunner()
     state.reset(np.zeros(SHAPE, np.float32))
-    with GuidedDenoiser(BindingPool(runner), {}, {}, Guidance(1.0), SHAPE, 2, scale) as denoiser:
+    with GuidedDenoiser(BindingPool(runner), Conditions({}, {}, 1), Guidance(1.0), SHAPE, 2, scale) as denoiser:
         for row in range(len(table)):
             denoiser(state, row)
     assert runner.seen[0] == 500.0 / divisor

@@ -38,7 +38,9 @@ def build(options: Options, request: Request) -> SolverTable:
     which is NaN.
     """
     prediction_type = options.choice("prediction_type", ("epsilon", "sample", "v_prediction"))
-    variance_type = options.choice("variance_type", _VARIANCES)
+    # None, as a config of DPM-Solver has it, leaves the variance as it is computed: that is the small one.
+    unnamed = options.get("variance_type") is None
+    variance_type = "fixed_small" if unnamed else options.choice("variance_type", _VARIANCES)
     clip = options.number("clip_sample_range", 0.0) if options.flag("clip_sample") else math.inf
     check_steps(options, request.num_inference_steps)
     timesteps = spaced_timesteps(options, request.num_inference_steps).astype(int).tolist()

@@ -28,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "v": {"prediction_type": "v_prediction", "clip_sample_range": 3.0},
     "sample": {"prediction_type": "sample", "clip_sample": False},
     "small log": {"variance_type": "fixed_small_log", "timestep_spacing": "linspace"},
+    "unnamed": {"variance_type": None},
     "large": {"variance_type": "fixed_large", "timestep_spacing": "trailing"},
     "offset": {"steps_offset": 1, "variance_type": "fixed_large"},
     "sigmoid": {"beta_schedule": "sigmoid"},

@@ -1,0 +1,204 @@
+"""Operations and bytes of one ONNX graph at given sizes, found from its shapes; nothing is computed.
+
+Sizes go into the graph's inputs and into the names that its own notes of shapes hold, so that everything it computes of
+them folds to constants and every shape is known.
+Counted are products (matrices, convolutions, attention), which are nearly all of a transformer's work; a multiplication
+with its addition is two operations. Memory is what lives at once when nodes run in the graph's order and views cost
+nothing: the least that any runtime needs, to which its own workspace and rounding come.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dit_deploy.bundle import Component, shape_of
+from dit_deploy.errors import BackendError
+
+__all__ = ["GraphCosts", "graph_costs"]
+
+#: Constants up to this many bytes take part in folding: shapes do, weights do not.
+_FOLD_BYTES = 4096
+_ARITHMETIC: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
+_VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+
+
+@dataclass(frozen=True)
+class GraphCosts:
+    """What one run of a graph costs.
+
+    Attributes:
+        operations: of all products.
+        attention: operations of attention's two products alone, which grow with the square of the tokens.
+        weights: how many numbers the weights are.
+        activations: bytes that live at once at most, with activations of ``bytes_each`` bytes, inputs and outputs
+            included.
+        bytes_each: of a floating-point activation.
+    """
+
+    operations: float
+    attention: float
+    weights: int
+    activations: float
+    bytes_each: int
+
+
+def graph_costs(path: Path, component: Component, sizes: Mapping[str, int], bytes_each: int = 4) -> GraphCosts:
+    """Return the costs of the graph at ``path`` for the free sizes ``sizes`` of its declaration.
+
+    Raises:
+        BackendError: the packages that read graphs are not installed.
+        InputError: a size is missing or out of the declared range.
+    """
+    try:
+        import onnx_ir as ir
+    except ImportError as error:
+        raise BackendError(f"planning reads graphs ({error}); install dit-deploy[export]") from error
+    model = ir.load(path)
+    for value, spec in zip(model.graph.inputs, component.inputs, strict=True):
+        value.shape = ir.Shape(shape_of(spec, sizes))
+    _fill_in(model.graph, sizes)
+    _fold(model)
+    graph = model.graph
+    operations = attention = 0.0
+    for node in graph:
+        count = _operations(node)
+        operations += count
+        if node.op_type in ("Attention", "MultiHeadAttention"):
+            attention += count
+    weights = sum(math.prod(value.shape.numpy()) for value in graph.initializers.values() if value.shape is not None)
+    return GraphCosts(operations, attention, int(weights), _peak(graph, bytes_each), bytes_each)
+
+
+def _fill_in(graph: Any, sizes: Mapping[str, int]) -> None:
+    """Put sizes into the shapes noted in the graph: ``2*patch_height`` becomes a number, what is unknown stays open."""
+    import onnx_ir as ir
+
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value.shape is not None:
+                value.shape = ir.Shape([_size(axis, sizes) for axis in value.shape])
+
+
+def _size(axis: Any, sizes: Mapping[str, int]) -> int | None:
+    if isinstance(axis, int):
+        return axis
+    try:
+        return int(_evaluated(ast.parse(str(axis.value), mode="eval").body, sizes))
+    except (SyntaxError, KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
+def _evaluated(node: ast.expr, sizes: Mapping[str, int]) -> int:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.Name):
+        return sizes[node.id]
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        return _ARITHMETIC[type(node.op)](_evaluated(node.left, sizes), _evaluated(node.right, sizes))
+    raise TypeError(ast.dump(node))
+
+
+def _fold(model: Any) -> None:
+    """Infer every shape: what the graph computes of its sizes becomes constants on the way."""
+    from onnxscript import optimizer
+
+    optimizer.optimize_ir(
+        model,
+        num_iterations=3,
+        onnx_shape_inference=True,
+        input_size_limit=_FOLD_BYTES,
+        output_size_limit=_FOLD_BYTES,
+    )
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    if value is None or value.shape is None or not all(isinstance(size, int) for size in value.shape):
+        return None
+    return tuple(int(size) for size in value.shape)
+
+
+def _operations(node: Any) -> float:
+    shapes = [_shape(value) for value in node.inputs]
+    made = _shape(node.outputs[0]) if node.outputs else None
+    if node.op_type in ("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul") and made is not None and shapes[0]:
+        inner = shapes[0][-1]
+        if node.op_type == "Gemm" and node.attributes.get_int("transA", 0):
+            inner = shapes[0][0]
+        return 2.0 * math.prod(made) * inner
+    if node.op_type == "Conv" and made is not None and shapes[1]:
+        return 2.0 * math.prod(made) * math.prod(shapes[1][1:])
+    if node.op_type == "ConvTranspose" and shapes[0] and shapes[1]:
+        return 2.0 * math.prod(shapes[0]) * math.prod(shapes[1][1:])
+    if node.op_type == "Attention" and shapes[0] and shapes[1] and shapes[2]:
+        return _attention(shapes[0], shapes[1], shapes[2], node.attributes.get_int("q_num_heads", 1))
+    if node.op_type == "MultiHeadAttention" and shapes[0] and shapes[1] and shapes[2]:
+        return _attention(shapes[0], shapes[1], shapes[2], node.attributes.get_int("num_heads", 1))
+    return 0.0
+
+
+def _attention(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], heads: int) -> float:
+    """Return the operations of both products: query · key, and weights · value."""
+    if len(query) == 4:  # [batch, heads, tokens, head]
+        return 2.0 * math.prod(query[:3]) * key[2] * (query[3] + value[3])
+    # [batch, tokens, heads · head]
+    del heads
+    return 2.0 * math.prod(query[:2]) * key[1] * (query[2] + value[2])
+
+
+def _peak(graph: Any, bytes_each: int) -> float:
+    """Return the most bytes that values of the graph take at once; a view is the memory of what it views."""
+    owner: dict[Any, Any] = {}
+
+    def root(value: Any) -> Any:
+        while value in owner:
+            value = owner[value]
+        return value
+
+    nodes = list(graph)
+    for node in nodes:
+        if node.op_type in _VIEWS and node.inputs[0] is not None and not node.inputs[0].is_initializer():
+            owner[node.outputs[0]] = node.inputs[0]
+    last: dict[Any, int] = {}
+    for index, node in enumerate(nodes):
+        for value in node.inputs:
+            if value is not None and not value.is_initializer():
+                last[root(value)] = index
+    for value in graph.outputs:
+        last[root(value)] = len(nodes)
+    for value in graph.inputs:
+        last[value] = len(nodes)
+    live = {value: _bytes(value, bytes_each) for value in graph.inputs}
+    total = peak = sum(live.values())
+    for index, node in enumerate(nodes):
+        for value in node.outputs:
+            if value in owner or value in live:
+                continue
+            live[value] = _bytes(value, bytes_each)
+            total += live[value]
+        peak = max(peak, total)
+        for value in (*node.inputs, *node.outputs):
+            if value is None or value.is_initializer():
+                continue
+            held = root(value)
+            if held in live and last.get(held, index) <= index:
+                total -= live.pop(held)
+    return peak
+
+
+def _bytes(value: Any, bytes_each: int) -> float:
+    shape = _shape(value)
+    if shape is None:
+        return 0.0
+    floating = value.dtype is None or value.dtype.is_floating_point()
+    return float(math.prod(shape) * (bytes_each if floating else value.dtype.itemsize))

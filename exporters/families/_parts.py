@@ -1,0 +1,90 @@
+"""What text-to-image families declare alike: latents, timestep, text conditions, outputs; masks for the proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+import numpy as np
+
+from dit_deploy.bundle.manifest import Axis, Prediction, TensorSpec
+from dit_deploy.errors import SourceError
+
+__all__ = [
+    "latents_tensor",
+    "mask_feeds",
+    "mask_tensor",
+    "output_tensors",
+    "read_prediction",
+    "text_tensor",
+    "timestep_tensor",
+]
+
+_BATCH = Axis(name="batch")
+_TOKENS = Axis(name="sequence_length")
+
+
+def latents_tensor(
+    channels: int, patch_size: int, name: str = "latents", description: str = "", *, limit: int | None = None
+) -> TensorSpec:
+    """Declare latents, float32 [batch, channels, patch_size · patch_height, patch_size · patch_width].
+
+    ``limit`` is how many patches a side may have, where a table of positions ends.
+    """
+    height, width = (Axis(name=f"patch_{side}", multiple=patch_size, maximum=limit) for side in ("height", "width"))
+    return TensorSpec(name=name, dtype="float32", axes=(_BATCH, channels, height, width), description=description)
+
+
+def timestep_tensor(scheduler_config: Mapping[str, Any]) -> TensorSpec:
+    """Declare the timestep as a training index, float32 [batch], as far as the scheduler config counts."""
+    last = int(scheduler_config.get("num_train_timesteps", 1000))
+    return TensorSpec(name="timestep", dtype="float32", axes=(_BATCH,), unit="training index", minimum=0, maximum=last)
+
+
+def text_tensor(width: int, name: str = "encoder_hidden_states") -> TensorSpec:
+    """Declare a text encoder's hidden states, float32 [batch, sequence_length, width]."""
+    return TensorSpec(name=name, dtype="float32", axes=(_BATCH, _TOKENS, width))
+
+
+def mask_tensor(name: str = "encoder_attention_mask") -> TensorSpec:
+    """Declare the mask of hidden states, int64 [batch, sequence_length]."""
+    return TensorSpec(
+        name=name, dtype="int64", axes=(_BATCH, _TOKENS), minimum=0, maximum=1, description="1 where a token is"
+    )
+
+
+def output_tensors(
+    channels: int, patch_size: int, *, variance: bool = False, limit: int | None = None
+) -> tuple[TensorSpec, ...]:
+    """Declare ``prediction`` and, where the model learns one, ``variance``; both are shaped like the latents."""
+    prediction = latents_tensor(channels, patch_size, "prediction", "what the model predicts", limit=limit)
+    if not variance:
+        return (prediction,)
+    described = "-1 … 1 from the smallest to the largest log-variance, not clipped"
+    return prediction, latents_tensor(channels, patch_size, "variance", described, limit=limit)
+
+
+def read_prediction(scheduler_config: Mapping[str, Any], *, variance: bool = False) -> Prediction:
+    """Return what the output means, as the scheduler config says it, with the timestep as a training index.
+
+    Raises:
+        SourceError: it is a type that no sampler here knows.
+    """
+    known = get_args(Prediction.model_fields["type"].annotation)
+    found = scheduler_config.get("prediction_type", "epsilon")
+    if found not in known:
+        raise SourceError(f"prediction_type {found!r} of the scheduler config is none of {', '.join(known)}")
+    return Prediction.model_validate({"type": found, "learned_range_variance": variance})
+
+
+def mask_feeds(
+    name: str = "encoder_attention_mask", length: str = "sequence_length"
+) -> Callable[[Mapping[str, int], int], dict[str, np.ndarray]]:
+    """Return a maker of masks of texts of 1 token to all, different lengths, padded on the right; one is whole."""
+
+    def feeds(sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
+        lengths = np.random.default_rng(seed).integers(1, sizes[length], sizes["batch"], endpoint=True)
+        lengths[-1] = sizes[length]
+        return {name: (np.arange(sizes[length])[None, :] < lengths[:, None]).astype(np.int64)}
+
+    return feeds

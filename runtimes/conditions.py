@@ -1,0 +1,183 @@
+"""The denoiser's conditions for both halves of guidance, from labels, prompts and tensors, checked before a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dit_deploy.bundle import Component, Manifest, TensorSpec, bind_axes, check_values
+from dit_deploy.errors import InputError
+from dit_deploy.runtimes.arguments import shown
+
+__all__ = ["Conditions", "Texts", "read_conditions", "read_texts"]
+
+Array = NDArray[Any]
+#: (texts, whether they are negative prompts) → conditions by name, [len(texts), …]
+EncodePrompts = Callable[[Sequence[str], bool], Mapping[str, Array]]
+
+_NO_CONDITIONS = ("latents", "timestep")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Every input of the denoiser but ``latents`` and ``timestep``.
+
+    Attributes:
+        conditional: by name, [batch, …].
+        unconditional: those that have another value in the unguided half, of the same rank; a free size may differ.
+        batch: how many samples there are.
+    """
+
+    conditional: Mapping[str, Array]
+    unconditional: Mapping[str, Array]
+    batch: int
+
+    @property
+    def same_shapes(self) -> bool:
+        """Whether both halves fit into one call of the denoiser."""
+        return all(array.shape == self.conditional[name].shape for name, array in self.unconditional.items())
+
+    def sizes(self, denoiser: Component, *, conditional: bool) -> dict[str, int]:
+        """Return the free sizes that one half fixes, without the batch."""
+        half = dict(self.conditional) if conditional else {**self.conditional, **self.unconditional}
+        sizes = bind_axes([spec for spec in denoiser.inputs if spec.name in half], half) if half else {}
+        sizes.pop("batch", None)
+        return sizes
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Prompts, one a sample or one for several, with their negatives; ``None`` where a run has no negative."""
+
+    prompts: list[str]
+    negatives: list[str] | None
+    images_each: int
+
+
+def read_texts(manifest: Manifest, prompt: object, negative_prompt: object, images_each: object) -> Texts | None:
+    """Return the prompts of a run, checked; ``None`` where there are none.
+
+    Raises:
+        InputError: one is no text or list of texts, the numbers of prompts and negatives differ, or the bundle has no
+            text encoder.
+    """
+    if isinstance(images_each, bool) or not isinstance(images_each, (int, np.integer)) or images_each < 1:
+        raise InputError(f"num_images_per_prompt: {shown(images_each)} came, an integer of 1 or more was expected")
+    if prompt is None:
+        if negative_prompt is not None:
+            raise InputError("negative_prompt: came without a prompt; give prompt= too, or leave it out")
+        if images_each != 1:
+            raise InputError(
+                f"num_images_per_prompt: {images_each} came without a prompt; repeat the conditions instead"
+            )
+        return None
+    if manifest.prompts is None:
+        raise InputError("prompt: this bundle has no text encoder; give its conditions as tensors")
+    prompts = _texts("prompt", prompt)
+    if negative_prompt is None:
+        negative_prompt = manifest.prompts.negative
+    if negative_prompt is None:
+        return Texts(prompts, None, int(images_each))
+    negatives = _texts("negative_prompt", negative_prompt)
+    if len(negatives) == 1:
+        negatives *= len(prompts)
+    if len(negatives) != len(prompts):
+        raise InputError(
+            f"negative_prompt: {len(negatives)} came for {len(prompts)} prompts; give one, or one for each"
+        )
+    return Texts(prompts, negatives, int(images_each))
+
+
+def read_conditions(
+    manifest: Manifest,
+    *,
+    class_labels: object = None,
+    texts: Texts | None = None,
+    encode: EncodePrompts | None = None,
+    scale: float | None = None,
+    given: Mapping[str, object] | None = None,
+    given_unconditional: Mapping[str, object] | None = None,
+    guided: bool = True,
+) -> Conditions:
+    """Return the conditions of a run, checked against the denoiser's declaration.
+
+    Args:
+        class_labels: an integer or a flat list of them, for a denoiser that takes labels.
+        texts: prompts, which ``encode`` turns into conditions.
+        scale: what a denoiser with embedded guidance is fed.
+        given, given_unconditional: tensors by name, instead of what labels and prompts make.
+        guided: whether the unguided half is needed at all.
+
+    Raises:
+        InputError: one is missing, unknown, of another type or shape, or out of the declared range.
+    """
+    denoiser = manifest.components["denoiser"]
+    specs = {spec.name: spec for spec in denoiser.inputs if spec.name not in _NO_CONDITIONS}
+    conditional = _tensors("conditions", specs, given or {})
+    unconditional = _tensors("unconditional", specs, given_unconditional or {})
+    if texts is not None:
+        assert encode is not None
+        conditional = {**_repeated(encode(texts.prompts, False), texts.images_each), **conditional}
+        if guided and texts.negatives is not None:
+            unconditional = {**_repeated(encode(texts.negatives, True), texts.images_each), **unconditional}
+    if class_labels is not None:
+        if "class_labels" not in specs:
+            raise InputError("class_labels: this bundle's denoiser takes none")
+        conditional["class_labels"] = _labels(specs["class_labels"], class_labels)
+    batch = len(next(iter(conditional.values()))) if conditional else 1
+    if manifest.guidance.input is not None and scale is not None:
+        conditional[manifest.guidance.input] = np.full(batch, scale, specs[manifest.guidance.input].dtype)
+    if missing := [name for name in specs if name not in conditional]:
+        how = "; give a prompt" if manifest.prompts is not None and missing[0] not in ("class_labels",) else ""
+        raise InputError(f"{missing[0]}: this bundle needs it, and none came{how}")
+    for name, value in manifest.guidance.unconditional.items():
+        unconditional.setdefault(name, np.full_like(conditional[name], value))
+    conditions = Conditions(conditional, unconditional, batch)
+    for half in (True, False):
+        conditions.sizes(denoiser, conditional=half)  # raises where tensors disagree, the batch included
+    for arrays in (conditional, unconditional):
+        for name, array in arrays.items():
+            check_values(specs[name], array)
+    return conditions
+
+
+def _texts(name: str, value: object) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{name}: {shown(value)} came, expected a text or a list of them")
+    return list(texts)
+
+
+def _repeated(conditions: Mapping[str, Array], times: int) -> dict[str, Array]:
+    return {name: np.repeat(array, times, axis=0) if times > 1 else array for name, array in conditions.items()}
+
+
+def _tensors(field: str, specs: Mapping[str, TensorSpec], given: Mapping[str, object]) -> dict[str, Array]:
+    tensors: dict[str, Array] = {}
+    for name, value in given.items():
+        if name not in specs:
+            known = ", ".join(specs) or "no conditions"
+            raise InputError(f"{field}: {shown(name)} came, this bundle's denoiser takes {known}")
+        if not isinstance(value, np.ndarray):
+            raise InputError(f"{field}: {name} is a {type(value).__name__}, expected a numpy array")
+        tensors[name] = value
+    return tensors
+
+
+def _labels(spec: TensorSpec, value: object) -> Array:
+    wrong = InputError(f"{spec.name}: {shown(value)} came, expected an integer or a list of them")
+    # numpy would make 1 of a True that stands among integers.
+    if isinstance(value, Sequence) and any(isinstance(one, (bool, np.bool_)) for one in value):
+        raise wrong
+    try:
+        array = np.atleast_1d(np.asarray(value))
+    except (ValueError, TypeError, OverflowError):  # a ragged list
+        raise wrong from None
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+        raise wrong
+    check_values(spec, array)
+    return array.astype(spec.dtype)

@@ -1,0 +1,94 @@
+"""Tiny random FLUX.1 pipelines, saved by diffusers, that draw something: no parameter is all zeros.
+
+Sizes are unlike diffusers' own test configurations: three heads, three axes of rotary of different sizes, more single
+than double blocks, a VAE that compresses 2 × 2 pixels with a shift.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+
+from tests.families.tokenizers import clip_tokenizer, t5_tokenizer
+from tests.models import fill_zeros
+
+__all__ = ["make_flux", "make_transformer"]
+
+#: As in the released folders: dev's shift depends on the picture's size, schnell has none.
+SCHEDULERS = {
+    "dev": {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15},
+    "schnell": {"shift": 1.0, "use_dynamic_shifting": False},
+}
+
+
+def make_transformer(*, guidance: bool = True, seed: int = 0) -> FluxTransformer2DModel:
+    """Return a random transformer: 1 double and 2 single blocks of 3 heads, 5 latent channels."""
+    torch.manual_seed(seed)
+    model = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=20,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=20,
+        num_attention_heads=3,
+        joint_attention_dim=28,
+        pooled_projection_dim=24,
+        guidance_embeds=guidance,
+        axes_dims_rope=(4, 6, 10),
+    )
+    return fill_zeros(model).eval()
+
+
+def make_flux(folder: Path, *, kind: str = "dev", seed: int = 0) -> Path:
+    """Save a random ``FluxPipeline`` in ``folder`` and return it; ``kind`` is ``dev`` or ``schnell``."""
+    words, pieces = clip_tokenizer(folder / "made_tokenizer"), t5_tokenizer(folder / "made_tokenizer_2")
+    torch.manual_seed(seed)
+    clip = CLIPTextConfig(
+        vocab_size=words,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        projection_dim=16,
+        hidden_act="quick_gelu",
+        bos_token_id=words - 2,
+        eos_token_id=2,  # as in the released config: the pooled state is that of the largest id
+        pad_token_id=1,
+    )
+    t5 = T5Config(
+        vocab_size=pieces + 3,  # released models round their vocabulary up
+        d_model=28,
+        d_kv=12,
+        d_ff=44,
+        num_layers=2,
+        num_heads=3,
+        feed_forward_proj="gated-gelu",
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=20,
+    )
+    vae = AutoencoderKL(
+        latent_channels=5,
+        block_out_channels=(16, 24),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=8,
+        scaling_factor=0.36,
+        shift_factor=0.12,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULERS[kind]),
+        vae=fill_zeros(vae).eval(),
+        text_encoder=fill_zeros(CLIPTextModel(clip)).eval(),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "made_tokenizer"),
+        text_encoder_2=fill_zeros(T5EncoderModel(t5)).eval(),
+        tokenizer_2=T5Tokenizer.from_pretrained(folder / "made_tokenizer_2"),
+        transformer=make_transformer(guidance=kind == "dev", seed=seed),
+    )
+    pipeline.save_pretrained(folder / kind)
+    return folder / kind
