@@ -12,10 +12,11 @@ import pytest
 import torch
 from transformers import T5Config, T5EncoderModel
 
-from dit_deploy import Bundle
+from dit_deploy import Bundle, Pipeline
 from dit_deploy.bundle.engine import SizeRange
 from dit_deploy.exporters import export
 from dit_deploy.exporters.builders import CalibrationOptions, build_engine
+from dit_deploy.exporters.builders.text_sizes import text_sizes
 from dit_deploy.exporters.calibration import calibrate, plan
 from dit_deploy.exporters.calibration.texts import made_by_prompts, reads_prompts, text_feeds
 from dit_deploy.exporters.passes.emulate import emulate_half
@@ -127,6 +128,32 @@ def test_int8_of_the_denoiser_alone(bundle: Bundle) -> None:
         bundle, precision="int8", components=["denoiser"], kernels="onnxruntime", calibration=FEW, threads=1, limit=None
     )
     assert engine.record.parity is not None
+
+
+def test_lengths_of_texts_are_those_that_the_tokenizers_make(bundle: Bundle) -> None:
+    def sizes(**fields: str) -> dict[str, dict[str, SizeRange]]:
+        prompts = bundle.manifest.prompts
+        assert prompts is not None
+        changed = prompts.model_copy(update={"encoders": (prompts.encoders[0].model_copy(update=fields),)})
+        return text_sizes(Bundle(bundle.path, bundle.manifest.model_copy(update={"prompts": changed}), ""))
+
+    fixed = SizeRange(minimum=TOKENS, optimum=TOKENS, maximum=TOKENS)
+    assert sizes() == {name: {"sequence_length": fixed} for name in ("text_encoder", "denoiser")}
+    both = sizes(negative_tokenizer="tokenizer/negative.json")["denoiser"]["sequence_length"]
+    assert (both.minimum, both.optimum, both.maximum) == (TOKENS // 2, TOKENS, TOKENS)
+    free = sizes(tokenizer="tokenizer/unpadded.json")["text_encoder"]["sequence_length"]
+    assert (free.minimum, free.optimum, free.maximum) == (1, TOKENS, TOKENS)
+
+
+@pytest.mark.slow
+def test_what_joins_the_encoders_is_calibrated_with_what_they_give(tmp_path: Path) -> None:
+    bundle = export(text_source(tmp_path / "source", join=True), tmp_path / "bundle")
+    assert made_by_prompts(bundle) == {"encoder_hidden_states", "encoder_attention_mask"}
+    ranges = calibrate(bundle, component="conditions", threads=1).ranges()
+    assert ranges["encoder_hidden_states"] == pytest.approx(2 * ranges["text_states"])
+    assert text_sizes(bundle)["conditions"]["sequence_length"].maximum == TOKENS
+    drawn = Pipeline(bundle)(prompt=["a cat", "a dog"], num_inference_steps=2, seed=0, output_type="latent")
+    assert np.isfinite(drawn.latents).all()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="pip install 'dit-deploy[tensorrt-rtx]'")
