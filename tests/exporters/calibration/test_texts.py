@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,8 +16,10 @@ from transformers import T5Config, T5EncoderModel
 
 from dit_deploy import Bundle, Pipeline
 from dit_deploy.bundle.engine import SizeRange
+from dit_deploy.errors import InputError
 from dit_deploy.exporters import export
 from dit_deploy.exporters.builders import CalibrationOptions, build_engine
+from dit_deploy.exporters.builders.planning import make_plan
 from dit_deploy.exporters.builders.text_sizes import text_sizes
 from dit_deploy.exporters.calibration import calibrate, plan
 from dit_deploy.exporters.calibration.texts import made_by_prompts, reads_prompts, text_feeds
@@ -84,6 +88,31 @@ def test_trajectories_draw_prompts(bundle: Bundle) -> None:
     assert first["encoder_hidden_states"].shape[1:] == (TOKENS, WIDTH)
     assert len(first["latents"]) == len(first["encoder_attention_mask"])
     assert calibrate(bundle, **vars(FEW), threads=1).path == made.path
+
+
+def test_prompts_of_ones_own(bundle: Bundle) -> None:
+    own = ("a red house", "雪")
+    assert plan(bundle, samples=3, prompts=own).prompts == ("a red house", "雪", "a red house")
+    assert plan(bundle, prompts=[str(number) for number in range(40)]).samples == 40
+    usual = calibrate(bundle, component="text_encoder", threads=1)
+    made = calibrate(bundle, component="text_encoder", prompts=own, threads=1)
+    assert made.path != usual.path and made.record.settings == {"prompts": list(own)}
+    drawn = calibrate(bundle, component="denoiser", samples=2, evaluations=1, steps=1, prompts=own, threads=1)
+    assert drawn.record.settings["prompts"] == list(own)
+
+
+def test_prompts_decide_an_engine(bundle: Bundle) -> None:
+    options: dict[str, Any] = {"precision": "int8", "components": ["denoiser"], "kernels": "onnxruntime"}
+    usual = make_plan(bundle, **options, calibration=FEW).key_parts
+    own = make_plan(bundle, **options, calibration=replace(FEW, prompts=("a red house",))).key_parts
+    assert set(own.items()) - set(usual.items()) == {("calibration.prompts", "('a red house',)")}
+    assert set(usual) < set(own)
+
+
+@pytest.mark.parametrize("prompts", [(), "a red house", [1]])
+def test_prompts_that_are_none(bundle: Bundle, prompts: Any) -> None:
+    with pytest.raises(InputError, match=r"prompts: .* came, expected texts, one or more"):
+        plan(bundle, prompts=prompts)
 
 
 def rounded(path: Path, target: Path) -> ort.InferenceSession:
