@@ -60,6 +60,7 @@ def test_states_before_the_last_layer(tmp_path: Path, layer: int) -> None:
     assert largest_difference(graph, traced(graph, tmp_path), SIZES) < 1e-5
 
 
+@pytest.mark.slow
 def test_layers_that_nothing_needs_are_left_out(tmp_path: Path) -> None:
     folder = save(tmp_path / "text_encoder", CLIPTextModel)
     graph = clip.graph(

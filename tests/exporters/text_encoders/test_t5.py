@@ -23,7 +23,10 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(
+    scope="module",
+    params=["t5-gated", pytest.param("t5", marks=pytest.mark.slow), pytest.param("umt5", marks=pytest.mark.slow)],
+)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, config, options = CONFIGS[request.param]
     torch.manual_seed(0)
