@@ -151,11 +151,12 @@ def plan(
     pictures = max(1, min(samples, _KEPT_PATCHES // (cost * evaluations)))
     # Every picture has to have its turn.
     pictures = max(pictures, -(-samples // evaluations))
-    scale = bundle.manifest.guidance.default_scale if guidance_scale is None else float(guidance_scale)
+    own = bundle.manifest.guidance
+    scale = own.default_scale if guidance_scale is None else float(guidance_scale)
     chosen = {
         spec.name: tuple(_values(bundle, spec, samples, given.pop(spec.name, None)))
         for spec in bundle.component("denoiser").inputs
-        if spec.name not in {"latents", "timestep", bundle.manifest.guidance.input, *made_by_prompts(bundle)}
+        if spec.name not in {"latents", "timestep", own.input, own.skip_layers, *made_by_prompts(bundle)}
     }
     if given:
         raise InputError(f"conditions: {next(iter(given))!r} is no condition of this denoiser; it has {list(chosen)}")
