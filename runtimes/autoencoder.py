@@ -44,7 +44,8 @@ def encode(
 
     Args:
         images: [batch or 1, channels, height, width] in 0 … 1.
-        source: gives one draw where the encoder has a deviation, none where it does not.
+        source: gives one draw where the encoder has a deviation, none where it does not: for each picture, or for each
+            sample where these have seeds of their own.
         tile: latent pixels on a side of a piece; larger pictures go through the encoder piece by piece.
 
     Raises:
@@ -70,7 +71,8 @@ def encode(
     mean = np.broadcast_to(posterior["mean"], shape)
     if "std" not in posterior:
         return mean.copy(), encoder.seconds
-    return mean + posterior["std"] * source.draw(shape), encoder.seconds
+    drawn = (len(images), *shape[1:]) if source.shared else shape
+    return mean + posterior["std"] * source.draw(drawn), encoder.seconds
 
 
 def decode(pool: BindingPool, latents: Floats, compression: int, tile: int | None = None) -> tuple[Floats, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,13 @@ class Conditions:
         conditional: by name, [batch, …].
         unconditional: those that have another value in the unguided half, of the same rank; a free size may differ.
         batch: how many samples there are.
+        skipping: those that have another value where blocks are left out, for skip-layer guidance.
     """
 
     conditional: Mapping[str, Array]
     unconditional: Mapping[str, Array]
     batch: int
+    skipping: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def same_shapes(self) -> bool:
@@ -102,6 +104,7 @@ def read_conditions(
     given: Mapping[str, object] | None = None,
     given_unconditional: Mapping[str, object] | None = None,
     guided: bool = True,
+    skip_layers: Sequence[int] = (),
 ) -> Conditions:
     """Return the conditions of a run, checked against the denoiser's declaration.
 
@@ -111,6 +114,7 @@ def read_conditions(
         scale: what a denoiser with embedded guidance is fed.
         given, given_unconditional: tensors by name, instead of what labels and prompts make.
         guided: whether the unguided half is needed at all.
+        skip_layers: the denoiser's blocks that skip-layer guidance leaves out.
 
     Raises:
         InputError: one is missing, unknown, of another type or shape, or out of the declared range.
@@ -131,12 +135,17 @@ def read_conditions(
     batch = len(next(iter(conditional.values()))) if conditional else 1
     if manifest.guidance.input is not None and scale is not None:
         conditional[manifest.guidance.input] = np.full(batch, scale, specs[manifest.guidance.input].dtype)
+    skipping: dict[str, Array] = {}
+    if (skip := manifest.guidance.skip_layers) is not None:
+        conditional.setdefault(skip, np.zeros((batch, _blocks(specs[skip])), np.int64))
+    if skip_layers:
+        skipping = _skipping(specs[skip] if skip else None, skip_layers, batch)
     if missing := [name for name in specs if name not in conditional]:
         how = "; give a prompt" if manifest.prompts is not None and missing[0] not in ("class_labels",) else ""
         raise InputError(f"{missing[0]}: this bundle needs it, and none came{how}")
     for name, value in manifest.guidance.unconditional.items():
         unconditional.setdefault(name, np.full_like(conditional[name], value))
-    conditions = Conditions(conditional, unconditional, batch)
+    conditions = Conditions(conditional, unconditional, batch, skipping)
     for half in (True, False):
         conditions.sizes(denoiser, conditional=half)  # raises where tensors disagree, the batch included
     for arrays in (conditional, unconditional):
@@ -154,6 +163,24 @@ def _texts(name: str, value: object) -> list[str]:
 
 def _repeated(conditions: Mapping[str, Array], times: int) -> dict[str, Array]:
     return {name: np.repeat(array, times, axis=0) if times > 1 else array for name, array in conditions.items()}
+
+
+def _blocks(spec: TensorSpec) -> int:
+    blocks = spec.axes[1]
+    assert isinstance(blocks, int)  # the manifest was held against this
+    return blocks
+
+
+def _skipping(spec: TensorSpec | None, layers: Sequence[int], batch: int) -> dict[str, Array]:
+    """Return the input that leaves out ``layers``, by name, [batch, blocks]."""
+    if spec is None:
+        raise InputError("skip_guidance_layers: no blocks of this bundle's denoiser can be left out")
+    blocks = _blocks(spec)
+    if wrong := [layer for layer in layers if layer >= blocks]:
+        raise InputError(f"skip_guidance_layers: {wrong[0]} came, this bundle's denoiser has blocks 0 … {blocks - 1}")
+    skipped = np.zeros((batch, blocks), spec.dtype)
+    skipped[:, list(layers)] = 1
+    return {spec.name: skipped}
 
 
 def _tensors(field: str, specs: Mapping[str, TensorSpec], given: Mapping[str, object]) -> dict[str, Array]:

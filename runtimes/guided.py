@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +18,21 @@ from dit_deploy.sampling import Guidance, SolverState
 __all__ = ["GuidedDenoiser"]
 
 Array = NDArray[Any]
+Copy = Literal["conditional", "unconditional", "skipping"]
 
 
 class GuidedDenoiser:
     """Evaluates the denoiser for one run: same conditions, same sizes, another timestep each time.
 
     Batched guidance puts conditional and unconditional halves into one call, conditional first, as
-    diffusers' ``DiTPipeline``; otherwise they are two calls on the same buffers.
+    diffusers' ``DiTPipeline``; otherwise they are two calls on the same buffers. Skip-layer guidance is a call of
+    its own, as there, so that an engine built for two copies of the sample has room for it.
 
     Args:
         pool: the denoiser's bindings.
         conditions: every input but ``latents`` and ``timestep``, for both halves. Where these have other sizes (texts
             of different lengths), the halves are two calls.
-        guidance: scale, channels, interval and rescaling.
+        guidance: scale, channels, interval, rescaling, and skip-layer guidance.
         shape: of the latents, [batch, channels, height, width].
         patch_size: latent pixels on a side of one token.
         timestep_scale: what the table's timesteps are multiplied by, to be in the unit that the denoiser takes.
@@ -52,16 +54,22 @@ class GuidedDenoiser:
         self._batched = guidance.batched and conditions.same_shapes
         grid = {"patch_height": shape[2] // patch_size, "patch_width": shape[3] // patch_size}
         component = pool.runner.component
-        self._halves = {
-            conditional: _Half(
-                dict(conditions.conditional) if conditional else {**conditions.conditional, **conditions.unconditional},
-                {**grid, **conditions.sizes(component, conditional=conditional)},
+        others: dict[Copy, Mapping[str, Array]] = {
+            "conditional": {},
+            "unconditional": conditions.unconditional,
+            "skipping": conditions.skipping,
+        }
+        self._copies = {
+            name: _Copy(
+                {**conditions.conditional, **other},
+                {**grid, **conditions.sizes(component, conditional=name != "unconditional")},
             )
-            for conditional in (True, False)
+            for name, other in others.items()
         }
         self._stack = ExitStack()
         self._bindings: dict[tuple[tuple[str, int], ...], Binding] = {}
         self._first: dict[str, Array] = {}  # outputs of the first of two calls
+        self._guided: Array | None = None  # where skip-layer guidance is added
         self.seconds = 0.0
 
     def __enter__(self) -> GuidedDenoiser:
@@ -75,28 +83,37 @@ class GuidedDenoiser:
         """Return ``prediction`` and ``variance`` (``None`` where nothing is learned), valid until the next call."""
         step = int(state.table.step[row])
         if not self._guidance.active(step, state.table.num_steps):
-            outputs = self._run(state, row, True)
+            outputs = self._run(state, row, "conditional")
             return outputs["prediction"], outputs.get("variance")
         batch = self._shape[0]
         if self._batched:
-            outputs = self._run(state, row, True, False)
+            outputs = self._run(state, row, "conditional", "unconditional")
             conditional = {name: array[:batch] for name, array in outputs.items()}
             unconditional = outputs["prediction"][batch:]
         else:
-            outputs = self._run(state, row, True)
-            for name, array in outputs.items():
+            for name, array in self._run(state, row, "conditional").items():
                 np.copyto(self._first.setdefault(name, np.empty_like(array)), array)
             conditional = self._first
-            unconditional = self._run(state, row, False)["prediction"]
+            unconditional = self._run(state, row, "unconditional")["prediction"]
         prediction = conditional["prediction"]
-        self._guidance.combine(prediction, unconditional, out=prediction)
+        skip = self._guidance.skip
+        if skip is None or not skip.active(step, state.table.num_steps):
+            self._guidance.combine(prediction, unconditional, out=prediction)
+        else:
+            # The third call may write where the first did, so what it is compared with is kept.
+            if self._guided is None:
+                self._guided = np.empty_like(prediction)
+            self._guidance.combine(prediction, unconditional, out=self._guided)
+            kept = prediction.copy()
+            skip.add(self._guided, kept, self._run(state, row, "skipping")["prediction"])
+            prediction = self._guided
         # The unguided parts, variance included, are the conditional ones, as in the original's forward_with_cfg.
         return prediction, conditional.get("variance")
 
-    def _run(self, state: SolverState, row: int, *halves: bool) -> Mapping[str, Array]:
-        """Evaluate the denoiser once on a copy of the sample for each of ``halves``: the conditional one, or not."""
-        batch, copies = self._shape[0], len(halves)
-        sizes = {**self._halves[halves[0]].sizes, "batch": batch * copies}
+    def _run(self, state: SolverState, row: int, *names: Copy) -> Mapping[str, Array]:
+        """Evaluate the denoiser once on a copy of the sample for each of ``names``, with its conditions."""
+        batch, copies = self._shape[0], len(names)
+        sizes = {**self._copies[names[0]].sizes, "batch": batch * copies}
         key = tuple(sorted(sizes.items()))
         binding = self._bindings.get(key)
         if binding is None:
@@ -105,8 +122,8 @@ class GuidedDenoiser:
         state.model_input(row, out=latents[:batch])
         latents[batch:] = latents[: batch * (copies - 1)]
         binding.inputs["timestep"][:] = state.table.timesteps[row] * self._timestep_scale
-        for index, half in enumerate(halves):
-            for name, array in self._halves[half].conditions.items():
+        for index, copy in enumerate(names):
+            for name, array in self._copies[copy].conditions.items():
                 binding.inputs[name][index * batch : (index + 1) * batch] = array
         started = time.perf_counter()
         binding.run()
@@ -115,8 +132,8 @@ class GuidedDenoiser:
 
 
 @dataclass(frozen=True)
-class _Half:
-    """The conditions of one half of guidance, and the free sizes of the denoiser for it, without the batch."""
+class _Copy:
+    """The conditions of one copy of the sample, and the free sizes of the denoiser for it, without the batch."""
 
     conditions: Mapping[str, Array]
     sizes: Mapping[str, int]

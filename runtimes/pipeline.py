@@ -182,6 +182,10 @@ class Pipeline:
         if skip_guidance_layers:
             if guidance.scale <= 1.0:
                 raise InputError("skip_guidance_layers: this run is not guided; use a guidance_scale above 1")
+            if not isinstance(skip_guidance_layers, (list, tuple)):
+                raise InputError(
+                    f"skip_guidance_layers: {shown(skip_guidance_layers)} came, a list of blocks was expected"
+                )
             skip = SkipLayerGuidance(
                 tuple(skip_guidance_layers),
                 skip_layer_guidance_scale,

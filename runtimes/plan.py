@@ -49,7 +49,11 @@ def plan_steps(
     config = resolve_scheduler(bundle.scheduler_config(), scheduler)
     begin = 0
     if from_image:
-        begin = image_to_image_begin(steps, _DEFAULT_STRENGTH if strength is None else strength)
+        begin = image_to_image_begin(
+            steps,
+            _DEFAULT_STRENGTH if strength is None else strength,
+            round_up=manifest.scheduler.strength == "rounded_up",
+        )
     elif strength is not None:
         raise InputError(f"strength: {strength} came without an image; give image= too, or leave strength out")
     takes = SCHEDULERS[config["_class_name"]].takes

@@ -102,6 +102,14 @@ def check_guidance(
         raise ValueError("guidance.input is the condition that embedded guidance feeds; one needs the other")
     if guidance.input is not None and guidance.input not in inputs:
         raise ValueError(f"guidance.input {guidance.input} is no condition of the denoiser: {sorted(inputs)}")
+    if (skip := guidance.skip_layers) is not None:
+        if skip not in inputs:
+            raise ValueError(f"guidance.skip_layers {skip} is no condition of the denoiser: {sorted(inputs)}")
+        if inputs[skip].dtype != "int64" or len(inputs[skip].axes) != 2 or not isinstance(inputs[skip].axes[1], int):
+            raise ValueError(
+                f"guidance.skip_layers {skip} is {inputs[skip].dtype} {shape_text(inputs[skip])}, "
+                "expected int64 [batch, number of blocks]"
+            )
 
 
 def check_encoder(encoder: Component, latents: Latents) -> None:

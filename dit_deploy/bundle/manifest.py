@@ -164,7 +164,8 @@ class Guidance(Record):
     ``unconditional`` gives the value of each condition for the unguided half; conditions made of a prompt are made of
     the negative prompt there. ``channels`` is how many leading latent channels are guided; ``None`` means all. The
     original DiT guides three of four "for exact reproducibility". ``normalise``: ``token`` brings each token of the
-    guided prediction back to the length of the conditional one (Qwen-Image).
+    guided prediction back to the length of the conditional one (Qwen-Image). ``skip_layers`` is the input that leaves
+    out blocks for skip-layer guidance, int64 [batch, blocks], 1 for one that is left out; all 0 where a run has none.
     """
 
     kind: Literal["none", "classifier_free", "embedded"] = "none"
@@ -174,18 +175,21 @@ class Guidance(Record):
     scale_offset: float = 0.0
     input: Name | None = None
     normalise: Literal["token"] | None = None
+    skip_layers: Name | None = None
 
 
 class Scheduler(Record):
     """The diffusers scheduler config that the model came with, unchanged, and what its pipeline does with it.
 
     ``sigmas``: ``scheduler`` leaves the noise levels to the config, ``linspace`` passes 1 … 1/steps as FLUX's pipeline
-    does. A config with dynamic shifting is shifted by the number of tokens in either case.
+    does. A config with dynamic shifting is shifted by the number of tokens in either case. ``strength``: how steps ·
+    strength of image-to-image becomes a number of steps; pipelines of flow models round it up.
     """
 
     path: str = "scheduler/scheduler_config.json"
     num_inference_steps: Positive = 50
     sigmas: Literal["scheduler", "linspace"] = "scheduler"
+    strength: Literal["rounded_down", "rounded_up"] = "rounded_down"
 
 
 class PromptEncoder(Record):

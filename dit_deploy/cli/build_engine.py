@@ -75,6 +75,9 @@ def build_engine(
         int | None, _option("N", "Steps of the schedule that calibration looks at.", "16, or all where there are fewer")
     ] = None,
     seed: Annotated[int, _option("N", "Of the calibration's first picture.")] = 0,
+    prompt: Annotated[
+        list[str] | None, _option("TEXT", "Prompt to calibrate with; again for more.", "16 of many kinds")
+    ] = None,
     limit: Annotated[
         float | None,
         _option("DB", "Least PSNR against the plain graphs; int8 keeps layers wider for it.", "the precision's"),
@@ -135,7 +138,9 @@ def build_engine(
         "smoothing": None if smoothing < 0 else smoothing,
         "method": method,
         "percentile": percentile,
-        "calibration": CalibrationOptions(samples=samples, evaluations=evaluations, seed=seed),
+        "calibration": CalibrationOptions(
+            samples=samples, evaluations=evaluations, seed=seed, prompts=tuple(prompt) if prompt else None
+        ),
         "limit": "default" if limit is None else limit,
         "adjust": not no_adjust,
         "tensorrt_options": TensorRTOptions(
@@ -159,9 +164,11 @@ def build_engine(
 
 
 def _print(engine: Any) -> None:
+    from dit_deploy.bundle.solver import SOLVER
+
     record = engine.record
     size = sum(file.size for file in record.files.values())
-    built = ", ".join(name for name in record.components if name in ("denoiser", "vae_encoder", "vae_decoder"))
+    built = ", ".join(name for name in record.components if name != SOLVER)
     typer.echo(f"{engine.path}: {record.precision} {built}, {size / 1e6:.1f} MB, built in {record.seconds:.1f} s")
     denoiser = record.components.get("denoiser")
     wider = [name for name, why in denoiser.kept.items() if not why.startswith("FP32")] if denoiser else []

@@ -1,6 +1,6 @@
 """Noise, noise schedules, solver tables and guidance: numpy only."""
 
-from dit_deploy.sampling.guidance import Guidance
+from dit_deploy.sampling.guidance import Guidance, SkipLayerGuidance
 from dit_deploy.sampling.noise import NoiseSource, noise
 from dit_deploy.sampling.schedulers import SCHEDULERS, image_to_image_begin, resolve_scheduler, solver_table
 from dit_deploy.sampling.state import SolverState
@@ -11,6 +11,7 @@ __all__ = [
     "SCHEDULERS",
     "Guidance",
     "NoiseSource",
+    "SkipLayerGuidance",
     "SolverState",
     "SolverTable",
     "image_to_image_begin",

@@ -126,6 +126,11 @@ class NoiseSource:
             raise InputError("seed: an empty list came, one integer or one a sample was expected")
         self._generators = [_Generator(value) for value in seeds]
 
+    @property
+    def shared(self) -> bool:
+        """Whether all samples draw from one generator."""
+        return len(self._generators) == 1
+
     def draw(self, shape: Sequence[int]) -> Array:
         """Return the next draw of ``shape``, float32; ``shape[0]`` must equal the number of seeds if several.
 

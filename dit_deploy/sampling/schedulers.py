@@ -188,18 +188,20 @@ def resolve_scheduler(base_config: Mapping[str, Any], name_or_config: str | Mapp
     return {"_class_name": target, **options, **_SHORT_NAME_OPTIONS.get(name_or_config, {})}
 
 
-def image_to_image_begin(num_inference_steps: int, strength: float) -> int:
+def image_to_image_begin(num_inference_steps: int, strength: float, *, round_up: bool = False) -> int:
     """Return how many inference steps image-to-image leaves out, as diffusers' ``get_timesteps``.
 
     Args:
         num_inference_steps: of the whole schedule.
         strength: 0 … 1, the fraction of the steps that is run; at least one step must be.
+        round_up: run the step that is begun, as pipelines of flow models do.
 
     Raises:
         InputError: an argument is out of range, or no step is left.
     """
     steps = _whole("num_inference_steps", num_inference_steps, 1)
-    run = min(int(steps * _number("strength", strength, 0.0, 1.0)), steps)
+    fraction = steps * _number("strength", strength, 0.0, 1.0)
+    run = steps - int(steps - fraction) if round_up else min(int(fraction), steps)
     if run < 1:
         raise InputError(
             f"strength: {strength} of {steps} steps leaves none to run; use {1 / steps:g} or more, or more steps"

@@ -15,12 +15,20 @@ __all__ = ["CalibrationOptions", "Plan", "TensorRTOptions", "key_parts"]
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """What is drawn to calibrate; ``None`` leaves a number to :func:`dit_deploy.exporters.calibration.plan`."""
+    """What is drawn to calibrate; ``None`` leaves it to :func:`dit_deploy.exporters.calibration.plan`."""
 
     samples: int | None = None
     evaluations: int | None = None
     steps: int | None = None
     seed: int = 0
+    prompts: tuple[str, ...] | None = None
+
+    def decisive(self) -> dict[str, str]:
+        """Return what decides the engine, as text; prompts only where some were given."""
+        chosen = asdict(self)
+        if self.prompts is None:
+            del chosen["prompts"]
+        return {name: str(value) for name, value in chosen.items()}
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ def key_parts(bundle: Bundle, plan: Plan) -> dict[str, str]:
     for component, profiles in plan.profiles.items():
         parts[f"{component}.profiles"] = "; ".join(_profile_text(profile) for profile in profiles)
     if any(recipe.calibrated for recipe in plan.recipes.values()):
-        parts |= {f"calibration.{name}": str(value) for name, value in asdict(plan.calibration).items()}
+        parts |= {f"calibration.{name}": value for name, value in plan.calibration.decisive().items()}
     if plan.adjust:
         parts["limit"] = "none" if plan.limit is None else f"{plan.limit:g} dB"
     parts |= {name: str(value) for name, value in plan.tensorrt.decisive().items()}

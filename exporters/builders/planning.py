@@ -20,6 +20,7 @@ from dit_deploy.exporters.builders.plan import CalibrationOptions, Plan, TensorR
 from dit_deploy.exporters.builders.profiles import parse_extent, plan_profiles, range_profiles
 from dit_deploy.exporters.builders.recipe import Compute, Recipe
 from dit_deploy.exporters.builders.text_sizes import text_sizes
+from dit_deploy.exporters.calibration.texts import read_prompts
 from dit_deploy.parity.limits import limits_for
 from dit_deploy.runtimes import cpu_ops
 
@@ -116,6 +117,8 @@ def make_plan(
     if flavour is None and (given := options.decisive() or compute_capabilities or options.timing_cache):
         raise InputError(f"{given} came, but ONNX Runtime's own providers build nothing ahead of time; leave it out")
 
+    calibration = calibration or CalibrationOptions()
+    read_prompts(bundle, calibration.prompts)
     built = _components(bundle, components)
     inner: Compute
     if quantized:
@@ -171,7 +174,7 @@ def make_plan(
         target=target,
         recipes=recipes,
         profiles=profiles,
-        calibration=calibration or CalibrationOptions(),
+        calibration=calibration,
         tensorrt=options,
         limit=limits_for(chosen_precision).psnr if limit == "default" else limit,
         adjust=adjust and quantized,

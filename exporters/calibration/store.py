@@ -32,7 +32,7 @@ from dit_deploy.exporters.calibration._record import (
 )
 from dit_deploy.exporters.calibration.observers import Histogram, Levels, Method, check_choice, scale_of
 from dit_deploy.exporters.calibration.statistics import gather
-from dit_deploy.exporters.calibration.texts import reads_prompts, text_feeds
+from dit_deploy.exporters.calibration.texts import read_prompts, reads_prompts, text_feeds
 from dit_deploy.exporters.calibration.trajectories import (
     Progress,
     Settings,
@@ -42,7 +42,6 @@ from dit_deploy.exporters.calibration.trajectories import (
 )
 from dit_deploy.exporters.passes.graph_file import load_graph, save_graph
 from dit_deploy.exporters.passes.smoothing import smooth
-from dit_deploy.parity.prompts import CALIBRATION
 from dit_deploy.runtimes.integrity import check_component
 
 __all__ = ["FOLDER", "Calibration", "calibrate", "read_calibration"]
@@ -120,6 +119,7 @@ def calibrate(
     seed: int = 0,
     guidance_scale: float | None = None,
     conditions: Mapping[str, Sequence[int]] | None = None,
+    prompts: Sequence[str] | None = None,
     smoothing: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -129,12 +129,12 @@ def calibrate(
 
     The denoiser sees the evaluations of :func:`~.trajectories.sample_trajectories`, the VAE's decoder the latents that
     they end in, its encoder the pictures of these; so calibrating a part of the VAE calibrates the denoiser first.
-    Text encoders, and what joins their outputs, see the prompts of :mod:`dit_deploy.parity.prompts` whatever the
-    settings, so they need no trajectory. Several processes may calibrate one bundle: the second waits for the first,
-    and finds what that made. What is interrupted leaves nothing behind.
+    Text encoders, and what joins their outputs, see all prompts whatever the number of pictures, so they need no
+    trajectory. Several processes may calibrate one bundle: the second waits for the first, and finds what that made.
+    What is interrupted leaves nothing behind.
 
     Args:
-        samples, evaluations, steps, seed, guidance_scale, conditions: see :func:`~.trajectories.plan`.
+        samples, evaluations, steps, seed, guidance_scale, conditions, prompts: see :func:`~.trajectories.plan`.
         smoothing: α of SmoothQuant. What is observed then is the graph after
             :func:`~dit_deploy.exporters.passes.smoothing.smooth`, by the channel maxima of the graph as it is.
         threads: threads within an operator; ``None`` is one a core. Bytes are reproducible for one number of them.
@@ -148,8 +148,9 @@ def calibrate(
     """
     bundle.component(component)
     if reads_prompts(bundle, component):
-        identity = _text_identity(bundle, component)
-        return _kept_or_made(_Feeds(bundle, component, None, threads, progress), identity, None, force)
+        texts = read_prompts(bundle, prompts)
+        identity = _text_identity(bundle, component, texts)
+        return _kept_or_made(_Feeds(bundle, component, texts, threads, progress), identity, None, force)
     settings = plan(
         bundle,
         samples=samples,
@@ -158,6 +159,7 @@ def calibrate(
         seed=seed,
         guidance_scale=guidance_scale,
         conditions=conditions,
+        prompts=prompts,
     )
     feeds = _Feeds(bundle, component, settings, threads, progress)
     identity = _identity(bundle, component, settings)
@@ -169,10 +171,15 @@ def calibrate(
 
 
 class _Feeds:
-    """What a component is fed, made when it is first asked for. One that reads prompts has no settings."""
+    """What a component is fed, made when it is first asked for. One that reads prompts has texts for settings."""
 
     def __init__(
-        self, bundle: Bundle, component: str, settings: Settings | None, threads: int | None, progress: Progress | None
+        self,
+        bundle: Bundle,
+        component: str,
+        settings: Settings | Sequence[str],
+        threads: int | None,
+        progress: Progress | None,
     ) -> None:
         self.bundle, self.component, self.threads = bundle, component, threads
         self.tell: Progress = progress or (lambda _text, _done, _total: None)
@@ -184,8 +191,8 @@ class _Feeds:
         if plain is not None and plain.record.feeds:
             return plain.feeds(), None
         if self._made is None:
-            if self._settings is None:
-                self._made = text_feeds(self.bundle, self.component, CALIBRATION, threads=self.threads), None
+            if not isinstance(self._settings, Settings):
+                self._made = text_feeds(self.bundle, self.component, self._settings, threads=self.threads), None
             elif self.component == "denoiser":
                 trajectories = sample_trajectories(
                     self.bundle, self._settings, threads=self.threads, progress=self.tell
@@ -268,7 +275,7 @@ def _identity(bundle: Bundle, component: str, settings: Settings) -> dict[str, A
     }
 
 
-def _text_identity(bundle: Bundle, component: str) -> dict[str, Any]:
+def _text_identity(bundle: Bundle, component: str, texts: Sequence[str]) -> dict[str, Any]:
     """Return what decides the calibration of a component that reads prompts."""
     manifest = bundle.manifest
     assert manifest.prompts is not None
@@ -287,15 +294,15 @@ def _text_identity(bundle: Bundle, component: str) -> dict[str, Any]:
         "component": component,
         "graphs": {name: graph_digest(manifest, name) for name in sorted(graphs)},
         "model": canonical_digest(decisive),
-        "settings": {"prompts": list(CALIBRATION)},
+        "settings": {"prompts": list(texts)},
     }
 
 
 def _latents(bundle: Bundle, settings: Settings, threads: int | None, progress: Progress | None) -> Floats:
     """Return the latents that the denoiser's calibration with these settings ended in."""
     values = asdict(settings)
-    for name in ("pictures", "prompts"):  # follow from the others
-        values.pop(name)
+    values.pop("pictures")  # follows from the others
+    values["prompts"] = settings.prompts or None
     record = calibrate(bundle, **values, threads=threads, progress=progress).record
     assert record.latents is not None
     return record.latents.array()

@@ -9,12 +9,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dit_deploy.bundle import Bundle
+from dit_deploy.errors import InputError
 from dit_deploy.exporters.calibration._session import MappedRunner
+from dit_deploy.parity.prompts import CALIBRATION
 from dit_deploy.runtimes import BindingPool
+from dit_deploy.runtimes.arguments import shown
 from dit_deploy.runtimes.integrity import check_component
 from dit_deploy.runtimes.prompts import PromptReader
 
-__all__ = ["made_by_prompts", "reads_prompts", "text_feeds"]
+__all__ = ["made_by_prompts", "read_prompts", "reads_prompts", "text_feeds"]
 
 Array = NDArray[Any]
 
@@ -23,6 +26,23 @@ def reads_prompts(bundle: Bundle, component: str) -> bool:
     """Say whether a component is a text encoder, or joins what text encoders give."""
     prompts = bundle.manifest.prompts
     return prompts is not None and component in {prompts.join, *(encoder.component for encoder in prompts.encoders)}
+
+
+def read_prompts(bundle: Bundle, prompts: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the texts to calibrate with: ``prompts``, or the usual ones; none for a bundle without text encoders.
+
+    Raises:
+        InputError: prompts are no texts, or came for a bundle without text encoders.
+    """
+    if bundle.manifest.prompts is None:
+        if prompts:
+            raise InputError("prompts: this bundle has no text encoder to calibrate with them; leave them out")
+        return ()
+    if prompts is None:
+        return CALIBRATION
+    if isinstance(prompts, str) or not prompts or not all(isinstance(text, str) for text in prompts):
+        raise InputError(f"prompts: {shown(prompts)} came, expected texts, one or more")
+    return tuple(prompts)
 
 
 def made_by_prompts(bundle: Bundle) -> set[str]:

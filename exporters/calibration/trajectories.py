@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from dit_deploy.bundle import Bundle, Component, TensorSpec
 from dit_deploy.errors import InputError
 from dit_deploy.exporters.calibration._session import MappedRunner
-from dit_deploy.exporters.calibration.texts import made_by_prompts
-from dit_deploy.parity.prompts import CALIBRATION, take
+from dit_deploy.exporters.calibration.texts import made_by_prompts, read_prompts
+from dit_deploy.parity.prompts import take
 from dit_deploy.runtimes import Binding, BindingPool, Pipeline, Runner
 from dit_deploy.runtimes.autoencoder import decode
 from dit_deploy.runtimes.integrity import check_component
@@ -118,44 +118,50 @@ def plan(
     seed: int = 0,
     guidance_scale: float | None = None,
     conditions: Mapping[str, Sequence[int]] | None = None,
+    prompts: Sequence[str] | None = None,
 ) -> Settings:
     """Return settings with everything filled in that was left open.
 
     Args:
-        samples: pictures to draw; by default 16, fewer (at least 4) where a picture has many patches.
+        samples: pictures to draw; by default 16, fewer (at least 4, and one a prompt) where a picture has many patches.
         evaluations: how many different steps are kept; by default 16, or the usual number of them if less.
         steps: inference steps; by default the manifest's usual number, fewer (down to ``evaluations``) where a picture
             has many patches.
         guidance_scale: by default the manifest's.
         conditions: input of the denoiser → one integer a picture; those left out are spread evenly over the range that
             the manifest declares, without the unguided half's value.
+        prompts: one a picture, from the start again where there are fewer; by default those of
+            :data:`dit_deploy.parity.prompts.CALIBRATION`, where the bundle has text encoders.
 
     Raises:
-        InputError: a number is out of range, or a condition is none that can be made up.
+        InputError: a number is out of range, a condition is none that can be made up, or prompts came for a bundle
+            without text encoders.
     """
     usual, cost = bundle.manifest.scheduler.num_inference_steps, 2 * _patches(bundle)
     evaluations = min(usual, _STRATA) if evaluations is None else _whole("evaluations", evaluations, 1)
     if steps is None:
         steps = max(evaluations, min(usual, _SAMPLED_PATCHES // (cost * _MOST // 2)))
     steps = _whole("steps", steps, evaluations)
+    texts = read_prompts(bundle, prompts)
     given = {name: [int(one) for one in values] for name, values in (conditions or {}).items()}
     if samples is None:
         affordable = max(_FEWEST, min(_MOST, _SAMPLED_PATCHES // (cost * steps)))
-        samples = next((len(values) for values in given.values()), affordable)
+        samples = next((len(values) for values in given.values()), max(affordable, len(prompts or ())))
     samples = _whole("samples", samples, 1)
     pictures = max(1, min(samples, _KEPT_PATCHES // (cost * evaluations)))
     # Every picture has to have its turn.
     pictures = max(pictures, -(-samples // evaluations))
-    scale = bundle.manifest.guidance.default_scale if guidance_scale is None else float(guidance_scale)
+    own = bundle.manifest.guidance
+    scale = own.default_scale if guidance_scale is None else float(guidance_scale)
     chosen = {
         spec.name: tuple(_values(bundle, spec, samples, given.pop(spec.name, None)))
         for spec in bundle.component("denoiser").inputs
-        if spec.name not in {"latents", "timestep", bundle.manifest.guidance.input, *made_by_prompts(bundle)}
+        if spec.name not in {"latents", "timestep", own.input, own.skip_layers, *made_by_prompts(bundle)}
     }
     if given:
         raise InputError(f"conditions: {next(iter(given))!r} is no condition of this denoiser; it has {list(chosen)}")
-    prompts = () if bundle.manifest.prompts is None else take(CALIBRATION, samples)
-    return Settings(samples, evaluations, pictures, steps, scale, _whole("seed", seed, 0), chosen, prompts)
+    drawn = take(texts, samples) if texts else ()
+    return Settings(samples, evaluations, pictures, steps, scale, _whole("seed", seed, 0), chosen, drawn)
 
 
 def sample_trajectories(

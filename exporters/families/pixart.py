@@ -10,6 +10,7 @@ Here a picture is drawn at the size that is asked for.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ from dit_deploy.exporters import autoencoders
 from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
 from dit_deploy.exporters.families.dit import geometric_frequencies, sincos_positions
-from dit_deploy.exporters.modules import load_diffusers
+from dit_deploy.exporters.modules import check_class, load_diffusers
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import t5
 from dit_deploy.exporters.tokenizers import tokenizer_json
@@ -48,7 +49,7 @@ def open_pipeline(folder: Path) -> Source:
     """
     tokens = _TOKENS[str(files.read_json(folder / "model_index.json")["_class_name"])]
     transformer, vae, text_encoder = folder / "transformer", folder / "vae", folder / "text_encoder"
-    config = dict(_load(transformer).config)
+    config = _config(transformer)
     scheduler_config = files.read_json(folder / "scheduler" / "scheduler_config.json")
     channels, patch, size = (int(config[name]) for name in ("in_channels", "patch_size", "sample_size"))
     halves, (compression, scale, shift) = autoencoders.graphs(vae, channels, size)
@@ -105,6 +106,13 @@ def open_pipeline(folder: Path) -> Source:
 
 def _load(folder: Path) -> PixArtTransformer2DModel:
     return load_diffusers(PixArtTransformer2DModel, folder, _FORMER_CLASS)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return the transformer's config with its class's defaults filled in; no weight is read."""
+    parameters = inspect.signature(PixArtTransformer2DModel.__init__).parameters
+    defaults = {name: one.default for name, one in parameters.items() if one.default is not one.empty}
+    return {**defaults, **check_class(folder, PixArtTransformer2DModel.__name__, _FORMER_CLASS)}
 
 
 def _text_width(config: Mapping[str, Any]) -> int:

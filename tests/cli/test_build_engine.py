@@ -57,6 +57,7 @@ def test_parity_is_printed_with_its_limit(cli: Command, bundle: Path) -> None:
         (("--precision", "int8", "--limit", "40", "--no-check"), "--limit came with --no-check"),
         (("--precision", "fp32", "--sm", "8.9"), "build nothing ahead of time"),
         (("--name", "../x"), "names no engine"),
+        ((*QUICK, "--prompt", "a cat"), "this bundle has no text encoder to calibrate with"),
     ],
 )
 def test_bad_input_is_one_line(cli: Command, bundle: Path, words: tuple[str, ...], message: str) -> None:

@@ -132,3 +132,26 @@ def test_what_converts_a_sentencepiece_model_is_named(tmp_path: Path, monkeypatc
     monkeypatch.setitem(__import__("sys").modules, "sentencepiece", None)
     with pytest.raises(SourceError, match=r"it has spiece\.model and no tokenizer\.json; pip install sentencepiece"):
         tokenizer_json(tmp_path / "t5", length=8)
+
+
+def test_a_sentencepiece_model_is_converted(tmp_path: Path) -> None:
+    """The form in which T5's tokenizers were published: a sentencepiece model alone."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="pip install sentencepiece")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(tiny.CORPUS * 3),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=300,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    (tmp_path / "spiece.vocab").unlink()
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    ours = Tokenizer.from_str(tokenizer_json(tmp_path, length=40).decode())
+    reference = sentencepiece.SentencePieceProcessor(str(tmp_path / "spiece.model"))
+    for text in (*tiny.CORPUS, "", "Größe  naïve", "🙂 cat"):
+        ids = [*reference.encode(text)[:39], 1]
+        assert ours.encode(text).ids == ids + [0] * (40 - len(ids)), text

@@ -35,7 +35,7 @@ def make_transformer(*, guidance: bool = True, seed: int = 0) -> FluxTransformer
         attention_head_dim=20,
         num_attention_heads=3,
         joint_attention_dim=28,
-        pooled_projection_dim=24,
+        pooled_projection_dim=36,
         guidance_embeds=guidance,
         axes_dims_rope=(4, 6, 10),
     )
@@ -48,7 +48,7 @@ def make_flux(folder: Path, *, kind: str = "dev", seed: int = 0) -> Path:
     torch.manual_seed(seed)
     clip = CLIPTextConfig(
         vocab_size=words,
-        hidden_size=24,
+        hidden_size=36,
         intermediate_size=40,
         num_hidden_layers=2,
         num_attention_heads=3,

@@ -53,12 +53,20 @@ class TextDenoiser(nn.Module):
         return (self.leave(torch.tanh(x)),)
 
 
-def text_source(folder: Path, model: nn.Module | None = None) -> Source:
+class Join(nn.Module):
+    """What a family does between its text encoders and its denoiser; here it doubles the states."""
+
+    def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return states * 2, (mask > 0).to(torch.int64)
+
+
+def text_source(folder: Path, model: nn.Module | None = None, *, join: bool = False) -> Source:
     """Return a source whose prompts are read by a T5.
 
     Args:
         folder: where the encoder and the tokenizer are saved, as a pipeline has them.
         model: the encoder, a :class:`T5EncoderModel` of width ``WIDTH``; a random one by default.
+        join: with a component ``conditions`` between the encoder and the denoiser.
     """
     torch.manual_seed(0)
     vocabulary = t5_tokenizer(folder / "tokenizer")
@@ -72,7 +80,8 @@ def text_source(folder: Path, model: nn.Module | None = None) -> Source:
         "text_encoder",
         tokens=TOKENS,
         attends_mask=True,
-        mask_output="encoder_attention_mask",
+        output="text_states" if join else "encoder_hidden_states",
+        mask_output="text_mask" if join else "encoder_attention_mask",
     )
     batch, length = Axis(name="batch"), Axis(name="sequence_length")
     grid = (batch, 4, Axis(name="patch_height", multiple=2), Axis(name="patch_width", multiple=2))
@@ -86,12 +95,17 @@ def text_source(folder: Path, model: nn.Module | None = None) -> Source:
         ),
         outputs=(TensorSpec(name="prediction", dtype="float32", axes=grid),),
     )
+    between = Component(path="conditions/model.onnx", inputs=encoder.component.outputs, outputs=component.inputs[2:])
     typical = {"batch": 2, "patch_height": 8, "patch_width": 8, "sequence_length": TOKENS}
     return Source(
         family="own",
         kind="test",
         name="text",
-        graphs=(encoder, Graph("denoiser", component, lambda: denoiser, typical)),
+        graphs=(
+            encoder,
+            *([Graph("conditions", between, Join, {"batch": 2, "sequence_length": TOKENS})] if join else []),
+            Graph("denoiser", component, lambda: denoiser, typical),
+        ),
         latents=Latents(channels=4, height=16, width=16, patch_size=2, spatial_compression=8),
         prediction=Prediction(type="epsilon"),
         guidance=Guidance(kind="classifier_free", default_scale=4.0),
@@ -99,7 +113,10 @@ def text_source(folder: Path, model: nn.Module | None = None) -> Source:
         scheduler=Scheduler(num_inference_steps=10),
         digest_files=(),
         float32_bytes=1 << 20,
-        prompts=Prompts(encoders=(PromptEncoder(component="text_encoder", tokenizer="tokenizer/tokenizer.json"),)),
+        prompts=Prompts(
+            encoders=(PromptEncoder(component="text_encoder", tokenizer="tokenizer/tokenizer.json"),),
+            join="conditions" if join else None,
+        ),
         files={
             "tokenizer/tokenizer.json": lambda: tokenizer_json(folder / "tokenizer", length=TOKENS),
             "tokenizer/unpadded.json": lambda: tokenizer_json(folder / "tokenizer", length=TOKENS, padding="none"),

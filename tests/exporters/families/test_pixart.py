@@ -273,11 +273,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def altered(saved: Path, folder: Path, file: str, **fields: Any) -> Path:
-    """Copy the pipeline with other fields in one of its JSON files; ``None`` takes a field away."""
+    """Copy the pipeline with other fields in one of its JSON files."""
     shutil.copytree(saved, folder)
     path = folder / file
-    config = json.loads(path.read_text()) | fields
-    path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     return folder
 
 
@@ -299,7 +298,8 @@ def test_the_transformers_former_class_is_known(saved: Path, tmp_path: Path) -> 
     ("file", "fields", "message"),
     [
         ("transformer/config.json", {"_class_name": "UNet2DModel"}, "holds a UNet2DModel; expected PixArtTransformer"),
-        ("transformer/config.json", {"num_layers": 3}, "the weights do not fit their config.json"),
+        ("transformer/config.json", {"out_channels": 6}, "predicts 6 channels; expected 4, or 8 with learned variance"),
+        ("transformer/config.json", {"cross_attention_dim": None}, "cross_attention_dim"),
         ("vae/config.json", {"shift_factor": 0.1}, "shift_factor 0.1, which PixArt's pipelines do not apply"),
         ("scheduler/scheduler_config.json", {"prediction_type": "score"}, "prediction_type 'score' .* is none of"),
     ],
@@ -309,6 +309,12 @@ def test_a_folder_that_cannot_be_exported(
 ) -> None:
     with pytest.raises(SourceError, match=message):
         open_source(altered(saved, tmp_path / "altered", file, **fields))
+
+
+def test_weights_that_do_not_fit_are_found_when_they_are_loaded(saved: Path, tmp_path: Path) -> None:
+    graph = denoiser(altered(saved, tmp_path / "deeper", "transformer/config.json", num_layers=3))
+    with pytest.raises(SourceError, match=r"the weights do not fit their config\.json"):
+        graph.build()
 
 
 def test_a_text_encoder_of_another_width(saved: Path, tmp_path: Path) -> None:

@@ -28,8 +28,15 @@ def save(folder: Path, kind: type[Any], **options: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", [CLIPTextModel, CLIPTextModelWithProjection])
-@pytest.mark.parametrize("end", [2, 136, 77])
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        (CLIPTextModel, 2),
+        (CLIPTextModelWithProjection, 136),
+        pytest.param(CLIPTextModelWithProjection, 2, marks=pytest.mark.slow),
+        pytest.param(CLIPTextModel, 77, marks=pytest.mark.slow),
+    ],
+)
 def test_pooled_and_last_states(tmp_path: Path, kind: type[Any], end: int) -> None:
     folder = save(tmp_path / "text_encoder", kind, eos_token_id=end)
     projected = kind is CLIPTextModelWithProjection
@@ -42,6 +49,7 @@ def test_pooled_and_last_states(tmp_path: Path, kind: type[Any], end: int) -> No
     assert operators(file).count("Attention") == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [-1, -2, -3, -4])
 def test_states_before_the_last_layer(tmp_path: Path, layer: int) -> None:
     folder = save(tmp_path / "text_encoder", CLIPTextModelWithProjection, hidden_act="gelu")
@@ -52,6 +60,7 @@ def test_states_before_the_last_layer(tmp_path: Path, layer: int) -> None:
     assert largest_difference(graph, traced(graph, tmp_path), SIZES) < 1e-5
 
 
+@pytest.mark.slow
 def test_layers_that_nothing_needs_are_left_out(tmp_path: Path) -> None:
     folder = save(tmp_path / "text_encoder", CLIPTextModel)
     graph = clip.graph(
@@ -63,6 +72,7 @@ def test_layers_that_nothing_needs_are_left_out(tmp_path: Path) -> None:
     assert not [name for name in initializers(file) if "layers.2" in name or "final" in name]
 
 
+@pytest.mark.slow
 def test_pooled_alone(tmp_path: Path) -> None:
     folder = save(tmp_path / "text_encoder", CLIPTextModel)
     graph = clip.graph(
