@@ -17,8 +17,10 @@ int main(int argc, char** argv) try {
   request.seed = {0};
   for (int index = 3; index < argc; ++index) {
     const bool seed = std::strcmp(argv[index], "--seed") == 0 && index + 1 < argc;
-    if (seed) request.seed = {std::stoull(argv[++index])};
-    else request.class_labels.push_back(std::stoll(argv[index]));
+    if (seed)
+      request.seed = {std::stoull(argv[++index])};
+    else
+      request.class_labels.push_back(std::stoll(argv[index]));
   }
   if (request.class_labels.empty()) request.class_labels = {0};
   request.callback = [](const dit_deploy::Step& step) {
@@ -35,9 +37,11 @@ int main(int argc, char** argv) try {
   const int line = int(out.images[0].width) * channels, count = int(out.images.size());
   std::string row;
   for (int y = 0; y < height; ++y) {
-    for (const auto& image : out.images) row.append(reinterpret_cast<const char*>(&image.pixels[std::size_t(y * line)]), std::size_t(line));
+    for (const auto& image : out.images)
+      row.append(reinterpret_cast<const char*>(&image.pixels[std::size_t(y * line)]), std::size_t(line));
   }
-  if (!stbi_write_png(argv[2], line / channels * count, height, channels, row.data(), 0)) throw std::runtime_error(std::string(argv[2]) + " cannot be written");
+  if (!stbi_write_png(argv[2], line / channels * count, height, channels, row.data(), 0))
+    throw std::runtime_error(std::string(argv[2]) + " cannot be written");
   std::printf("%s: %d pictures in %.2f s\n", argv[2], count, out.seconds.at("total"));
   return 0;
 } catch (const std::exception& error) {

@@ -42,10 +42,12 @@ int main(int argc, char** argv) try {
   const auto line = std::ptrdiff_t(first.width * first.channels);
   std::vector<std::uint8_t> row;
   for (std::ptrdiff_t y = 0; y < first.height; ++y) {
-    for (const auto& one : pictures) row.insert(row.end(), one.pixels.begin() + y * line, one.pixels.begin() + (y + 1) * line);
+    for (const auto& one : pictures)
+      row.insert(row.end(), one.pixels.begin() + y * line, one.pixels.begin() + (y + 1) * line);
   }
   const int wide = int(first.width) * int(pictures.size());
-  if (!stbi_write_png(argv[4], wide, int(first.height), int(first.channels), row.data(), 0)) throw std::runtime_error(std::string(argv[4]) + " cannot be written");
+  if (!stbi_write_png(argv[4], wide, int(first.height), int(first.channels), row.data(), 0))
+    throw std::runtime_error(std::string(argv[4]) + " cannot be written");
   std::printf("%s: %zu strengths\n", argv[4], strengths.size());
   return 0;
 } catch (const std::exception& error) {

@@ -1,18 +1,18 @@
 # ONNX Runtime: headers and library, as the target onnxruntime::onnxruntime.
 #
-# Looked for in ONNXRUNTIME_ROOT (the unpacked official archive, or any prefix), in CMAKE_PREFIX_PATH, in what prepare.sh
-# fetched, and in the system. Its own package configuration is asked last: the one in the official archives names folders
-# that the archives do not have (microsoft/onnxruntime#26186), and stops CMake.
+# Looked for in ONNXRUNTIME_ROOT (the unpacked official archive, or any prefix) alone where that is given; else in
+# CMAKE_PREFIX_PATH, in what prepare.sh fetched, and in the system. Its own package configuration is asked last: the one in
+# the official archives names folders that the archives do not have (microsoft/onnxruntime#26186), and stops CMake.
 set(_roots ${ONNXRUNTIME_ROOT} $ENV{ONNXRUNTIME_ROOT})
 set(_suffixes include/onnxruntime include include/onnxruntime/core/session onnxruntime)
-if(_roots)  # before CMAKE_PREFIX_PATH, which CMake puts above hints
-  find_path(OnnxRuntime_INCLUDE_DIR onnxruntime_cxx_api.h PATHS ${_roots} PATH_SUFFIXES ${_suffixes} NO_DEFAULT_PATH)
-  find_library(OnnxRuntime_LIBRARY onnxruntime PATHS ${_roots} PATH_SUFFIXES lib lib64 NO_DEFAULT_PATH)
+set(_only "")
+if(_roots)  # what was named is meant, and not another one
+  set(_only NO_DEFAULT_PATH)
 endif()
-find_path(OnnxRuntime_INCLUDE_DIR onnxruntime_cxx_api.h PATH_SUFFIXES ${_suffixes})
-find_library(OnnxRuntime_LIBRARY onnxruntime PATH_SUFFIXES lib lib64)
+find_path(OnnxRuntime_INCLUDE_DIR onnxruntime_cxx_api.h HINTS ${_roots} PATH_SUFFIXES ${_suffixes} ${_only})
+find_library(OnnxRuntime_LIBRARY onnxruntime HINTS ${_roots} PATH_SUFFIXES lib lib64 ${_only})
 
-if(NOT (OnnxRuntime_INCLUDE_DIR AND OnnxRuntime_LIBRARY))
+if(NOT _roots AND NOT (OnnxRuntime_INCLUDE_DIR AND OnnxRuntime_LIBRARY))
   find_package(onnxruntime CONFIG QUIET)
   if(onnxruntime_FOUND AND TARGET onnxruntime::onnxruntime)
     set(OnnxRuntime_VERSION ${onnxruntime_VERSION})
@@ -47,6 +47,7 @@ endif()
 mark_as_advanced(OnnxRuntime_INCLUDE_DIR OnnxRuntime_LIBRARY)
 unset(_roots)
 unset(_suffixes)
+unset(_only)
 unset(_advice)
 unset(_line)
 unset(_api)

@@ -17,7 +17,8 @@ INLINE vu8 low_bytes(vi a) {
   const __m256i order = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
                                          -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1);
   const __m256i parts = _mm256_shuffle_epi8((__m256i)a, order);
-  const long long both = _mm_cvtsi128_si64(_mm_or_si128(_mm256_castsi256_si128(parts), _mm256_extracti128_si256(parts, 1)));
+  const long long both =
+      _mm_cvtsi128_si64(_mm_or_si128(_mm256_castsi256_si128(parts), _mm256_extracti128_si256(parts, 1)));
   return bits<vu8>(both);
 }
 
@@ -40,6 +41,7 @@ INLINE vi dot(vi sum, PreparedA a, PreparedB b) {
 
 #include "products_float.h"
 #include "to_bfloat16.h"
+
 #include "isa_body.h"
 
 }  // namespace dit::avx2

@@ -23,6 +23,7 @@ INLINE vi dot(vi sum, vi a, vi b) { return (vi)_mm512_dpbusd_epi32((__m512i)sum,
 
 #include "products_float.h"
 #include "to_bfloat16.h"
+
 #include "isa_body.h"
 
 }  // namespace dit::avx512

@@ -108,6 +108,7 @@ INLINE void tile_rows(const std::uint8_t* a, std::size_t lda, const std::int8_t*
 void tile(int rows, const std::uint8_t* a, std::size_t lda, const std::int8_t* b, std::size_t k4,
           const std::int32_t* start, std::int32_t* c) {
   switch (rows) {
+      // clang-format off: it takes kRows < 5 for the beginning of arguments
     case 1: return tile_rows<1>(a, lda, b, k4, start, c);
     case 2: return tile_rows<2>(a, lda, b, k4, start, c);
     case 3: return tile_rows<3>(a, lda, b, k4, start, c);
@@ -116,6 +117,7 @@ void tile(int rows, const std::uint8_t* a, std::size_t lda, const std::int8_t* b
     case 6: return tile_rows<kRows < 6 ? 1 : 6>(a, lda, b, k4, start, c);
     case 7: return tile_rows<kRows < 7 ? 1 : 7>(a, lda, b, k4, start, c);
     default: return tile_rows<kRows < 8 ? 1 : 8>(a, lda, b, k4, start, c);
+      // clang-format on
   }
 }
 
@@ -156,9 +158,12 @@ template <Activation kActivation>
 INLINE void finish_activated(const Finish& f, const std::int32_t* c, std::size_t row, int rows, std::size_t column,
                              int columns) {
   switch (f.output) {
-    case Output::kUint8: return finish_any<kActivation, Output::kUint8, false>(f, c, row, rows, column, columns);
-    case Output::kBfloat16: return finish_any<kActivation, Output::kBfloat16, false>(f, c, row, rows, column, columns);
-    case Output::kFloat: break;
+    case Output::kUint8:
+      return finish_any<kActivation, Output::kUint8, false>(f, c, row, rows, column, columns);
+    case Output::kBfloat16:
+      return finish_any<kActivation, Output::kBfloat16, false>(f, c, row, rows, column, columns);
+    case Output::kFloat:
+      break;
   }
   if (f.gate) return finish_any<kActivation, Output::kFloat, true>(f, c, row, rows, column, columns);
   finish_any<kActivation, Output::kFloat, false>(f, c, row, rows, column, columns);
@@ -166,9 +171,12 @@ INLINE void finish_activated(const Finish& f, const std::int32_t* c, std::size_t
 
 void finish(const Finish& f, const std::int32_t* c, std::size_t row, int rows, std::size_t column, int columns) {
   switch (f.activation) {
-    case Activation::kGelu: return finish_activated<Activation::kGelu>(f, c, row, rows, column, columns);
-    case Activation::kGeluTanh: return finish_activated<Activation::kGeluTanh>(f, c, row, rows, column, columns);
-    case Activation::kNone: return finish_activated<Activation::kNone>(f, c, row, rows, column, columns);
+    case Activation::kGelu:
+      return finish_activated<Activation::kGelu>(f, c, row, rows, column, columns);
+    case Activation::kGeluTanh:
+      return finish_activated<Activation::kGeluTanh>(f, c, row, rows, column, columns);
+    case Activation::kNone:
+      return finish_activated<Activation::kNone>(f, c, row, rows, column, columns);
   }
 }
 
@@ -245,8 +253,7 @@ INLINE void product_rows(const char* a, std::size_t lda, const Pair* b, std::siz
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j)
-      acc[i][j] = kAdd ? load<vf>(c + i * ldc + j * kWidth) * splat(factor[i]) : splat(0.0f);
+    for (int j = 0; j < NV; ++j) acc[i][j] = kAdd ? load<vf>(c + i * ldc + j * kWidth) * splat(factor[i]) : splat(0.0f);
   for (std::size_t k = 0; k < steps; ++k, b += ldb, a += sizeof(Pair)) {
     vp bs[NV];
 #pragma GCC unroll 8
@@ -265,21 +272,27 @@ INLINE void product_rows(const char* a, std::size_t lda, const Pair* b, std::siz
 }
 
 template <int NV, bool kAdd>
-INLINE void product_vectors(int rows, const char* a, std::size_t lda, const Pair* b, std::size_t ldb,
-                            std::size_t steps, float* c, std::size_t ldc, const float* factor) {
+INLINE void product_vectors(int rows, const char* a, std::size_t lda, const Pair* b, std::size_t ldb, std::size_t steps,
+                            float* c, std::size_t ldc, const float* factor) {
   switch (rows) {
-    case 1: return product_rows<1, NV, kAdd>(a, lda, b, ldb, steps, c, ldc, factor);
-    case 2: return product_rows<2, NV, kAdd>(a, lda, b, ldb, steps, c, ldc, factor);
-    case 3: return product_rows<3, NV, kAdd>(a, lda, b, ldb, steps, c, ldc, factor);
-    case 4: return product_rows<4, NV, kAdd>(a, lda, b, ldb, steps, c, ldc, factor);
-    case 5: return product_rows<5, NV, kAdd>(a, lda, b, ldb, steps, c, ldc, factor);
-    default: return product_rows<6, NV, kAdd>(a, lda, b, ldb, steps, c, ldc, factor);
+    case 1:
+      return product_rows<1, NV, kAdd>(a, lda, b, ldb, steps, c, ldc, factor);
+    case 2:
+      return product_rows<2, NV, kAdd>(a, lda, b, ldb, steps, c, ldc, factor);
+    case 3:
+      return product_rows<3, NV, kAdd>(a, lda, b, ldb, steps, c, ldc, factor);
+    case 4:
+      return product_rows<4, NV, kAdd>(a, lda, b, ldb, steps, c, ldc, factor);
+    case 5:
+      return product_rows<5, NV, kAdd>(a, lda, b, ldb, steps, c, ldc, factor);
+    default:
+      return product_rows<6, NV, kAdd>(a, lda, b, ldb, steps, c, ldc, factor);
   }
 }
 
 template <bool kAdd>
-void product(int rows, const void* left, std::size_t lda, const Pair* b, std::size_t columns, std::size_t steps, float* c,
-             std::size_t ldc, const float* factor) {
+void product(int rows, const void* left, std::size_t lda, const Pair* b, std::size_t columns, std::size_t steps,
+             float* c, std::size_t ldc, const float* factor) {
   const char* a = static_cast<const char*>(left);
   std::size_t column = 0;
   for (; column + kKeyPanel <= columns; column += kKeyPanel)
@@ -334,8 +347,7 @@ INLINE void pack_values(const std::uint16_t* value, std::size_t stride, std::siz
         pairs = kPairs == 2 ? pairs | __builtin_convertvector(load<vu16>(two + j), vu) << 16 : pairs << 16;
         store(packed + j, pairs);
       }
-    for (; j < columns; ++j)
-      packed[j] = i >= keys || j >= width ? 0 : pair(one[j], i + kPairs <= keys ? two[j] : 0);
+    for (; j < columns; ++j) packed[j] = i >= keys || j >= width ? 0 : pair(one[j], i + kPairs <= keys ? two[j] : 0);
   }
 }
 
@@ -357,7 +369,8 @@ struct AttendScratch {
   float *scores, *output, *maxima, *totals;
   std::size_t bytes;
 
-  AttendScratch(std::size_t width, void* memory) : steps((width + kPairs - 1) / kPairs), columns(round_up(width, kWidth)) {
+  AttendScratch(std::size_t width, void* memory)
+      : steps((width + kPairs - 1) / kPairs), columns(round_up(width, kWidth)) {
     char* at = static_cast<char*>(memory);
     bytes = 0;
     auto take = [&](std::size_t size) {
@@ -440,9 +453,11 @@ void attend(const Attend& t, void* memory) {
       }
       float* output = s.output + row * s.columns;
       if (first == 0)
-        product<false>(rows, s.weights, kKeyRoom / kPairs * sizeof(Pair), s.value, s.columns, weight_steps, output, s.columns, nullptr);
+        product<false>(rows, s.weights, kKeyRoom / kPairs * sizeof(Pair), s.value, s.columns, weight_steps, output,
+                       s.columns, nullptr);
       else
-        product<true>(rows, s.weights, kKeyRoom / kPairs * sizeof(Pair), s.value, s.columns, weight_steps, output, s.columns, factors);
+        product<true>(rows, s.weights, kKeyRoom / kPairs * sizeof(Pair), s.value, s.columns, weight_steps, output,
+                      s.columns, factors);
     }
   }
   for (std::size_t row = 0; row < t.queries; ++row) {

@@ -6,8 +6,8 @@
 
 namespace dit {
 
-constexpr int kPanel = 48;   // columns of a packed weight that lie together: three vectors of 16
-constexpr int kMostRows = 8; // rows of a tile, at most: 8 × 48 accumulators fill 24 of 32 registers
+constexpr int kPanel = 48;    // columns of a packed weight that lie together: three vectors of 16
+constexpr int kMostRows = 8;  // rows of a tile, at most: 8 × 48 accumulators fill 24 of 32 registers
 constexpr std::size_t kQueryTile = 256, kKeyBlock = 256, kMostHead = 256;
 
 enum class Output { kFloat, kBfloat16, kUint8 };

@@ -14,14 +14,15 @@ namespace dit {
 
 namespace {
 
-constexpr std::size_t kBlockBytes = 384 * 1024;  // of activations: they stay in a second-level cache of 512 KB
-constexpr std::size_t kTaskProducts = 4'000'000; // some ten microseconds, beside which handing out a task is nothing
+constexpr std::size_t kBlockBytes = 384 * 1024;   // of activations: they stay in a second-level cache of 512 KB
+constexpr std::size_t kTaskProducts = 4'000'000;  // some ten microseconds, beside which handing out a task is nothing
 
 std::size_t divide_up(std::size_t value, std::size_t by) { return (value + by - 1) / by; }
 
 // Memory in large pages where the system gives them: weights are read once a pass, and finding their pages takes time.
 std::int8_t* zeros(std::size_t bytes) {
-  const std::size_t page = bytes < (std::size_t{1} << 20) ? 64 : std::size_t{1} << 21, size = divide_up(bytes, page) * page;
+  const std::size_t page = bytes < (std::size_t{1} << 20) ? 64 : std::size_t{1} << 21,
+                    size = divide_up(bytes, page) * page;
   void* data = std::aligned_alloc(page, size);
   if (data == nullptr) throw std::bad_alloc();
 #ifdef __linux__
@@ -34,10 +35,12 @@ std::int8_t* zeros(std::size_t bytes) {
 }  // namespace
 
 PackedWeight::PackedWeight(const Tensor& weight, const Tensor& scale, const Tensor& bias) {
-  if (weight.type != kInt8 || weight.shape.size() != 2) throw Failure("weight: expected int8[in, out], got " + weight.text());
+  if (weight.type != kInt8 || weight.shape.size() != 2)
+    throw Failure("weight: expected int8[in, out], got " + weight.text());
   if (weight.shape[0] < 4 || weight.shape[0] % 4 || weight.shape[1] < 1)
     throw Failure("weight: in_features must be a multiple of 4, got " + weight.text());
-  if (weight.shape[0] > 65536) throw Failure("weight: sums over more than 65536 products may overflow, got " + weight.text());
+  if (weight.shape[0] > 65536)
+    throw Failure("weight: sums over more than 65536 products may overflow, got " + weight.text());
   for (const Tensor* vector : {&scale, &bias})
     if (vector->type != kFloat || vector->size() != weight.shape[1])
       throw Failure("scale and bias: expected float[" + std::to_string(weight.shape[1]) + "], got " + vector->text());
@@ -87,7 +90,9 @@ void quantized_linear(const Kernels& kernels, const Parallel& parallel, const Pa
         if (finish.residual != nullptr)
           for (int i = 0; i < count; ++i)
             for (std::size_t j = 0; j < kPanel; j += 16)
-              __builtin_prefetch(finish.residual + std::min((row + i) * finish.columns + panel * kPanel + j, rows * finish.columns - 1), 0, 2);
+              __builtin_prefetch(finish.residual + std::min((row + i) * finish.columns + panel * kPanel + j,
+                                                            rows * finish.columns - 1),
+                                 0, 2);
         kernels.tile(count, a + row * k, k, weight.panel(panel), weight.k4(), weight.start() + panel * kPanel, sums);
         kernels.finish(finish, sums, row, count, panel * kPanel, weight.columns(panel));
       }
@@ -133,8 +138,8 @@ void weight_only_linear(const Kernels& kernels, const Parallel& parallel, const 
             const double high = sums[2 * row * kPanel + i], low = sums[(2 * row + 1) * kPanel + i];
             // 256 · (high − 128) + (low − 128) is 128 less than what is wanted.
             const double sum = 256 * high + low - weight.start()[column + i];
-            y[(first + row) * weight.out() + column + i] = static_cast<float>(
-                sum * steps[first + row] * weight.scale()[column + i] + weight.bias()[column + i]);
+            y[(first + row) * weight.out() + column + i] =
+                static_cast<float>(sum * steps[first + row] * weight.scale()[column + i] + weight.bias()[column + i]);
           }
       }
   });

@@ -44,8 +44,8 @@ SampleRows sample_rows(const Tensor& tensor, const char* name, std::int64_t samp
   const bool fits = tensor.type == kFloat && (shape.size() == 2 || (shape.size() == 3 && shape[1] == 1)) &&
                     shape.back() == width && (shape[0] == samples || shape[0] == 1);
   if (!fits)
-    throw Failure(std::string(name) + ": expected float[" + std::to_string(samples) + " or 1, " + std::to_string(width) +
-                  "], got " + tensor.text());
+    throw Failure(std::string(name) + ": expected float[" + std::to_string(samples) + " or 1, " +
+                  std::to_string(width) + "], got " + tensor.text());
   return {tensor.as<const float>(), shape[0] == 1 ? 0 : static_cast<std::size_t>(width)};
 }
 
@@ -55,10 +55,12 @@ QuantizedLinear::QuantizedLinear(const Api& api, const void* info, Output output
       weight_(api.constant(info, 1), api.constant(info, 2), api.constant(info, 3)),
       gated_(gated) {
   const std::int64_t activation = api.attribute(info, "activation", std::int64_t{0});
-  if (activation < 0 || activation > 2) throw Failure("activation: expected 0, 1 or 2, got " + std::to_string(activation));
+  if (activation < 0 || activation > 2)
+    throw Failure("activation: expected 0, 1 or 2, got " + std::to_string(activation));
   finish_.activation = static_cast<Activation>(activation);
   finish_.output = output;
-  if (output == Output::kUint8) finish_.inverse_scale = inverse(api.attribute(info, "output_scale", 0.0f), "output_scale");
+  if (output == Output::kUint8)
+    finish_.inverse_scale = inverse(api.attribute(info, "output_scale", 0.0f), "output_scale");
 }
 
 void QuantizedLinear::compute(void* context) const {
@@ -84,9 +86,7 @@ void QuantizedLinear::compute(void* context) const {
 }
 
 WeightOnlyLinear::WeightOnlyLinear(const Api& api, const void* info)
-    : api_(api),
-      kernels_(kernels()),
-      weight_(api.constant(info, 1), api.constant(info, 2), api.constant(info, 3)) {}
+    : api_(api), kernels_(kernels()), weight_(api.constant(info, 1), api.constant(info, 2), api.constant(info, 3)) {}
 
 void WeightOnlyLinear::compute(void* context) const {
   const Tensor x = api_.input(context, 0);
@@ -159,11 +159,14 @@ void FlashAttention::compute(void* context) const {
   for (std::size_t i = 0; i < 3; ++i) {
     const Tensor& x = inputs[i] = api_.input(context, i);
     expect(x.type == kBfloat16 && x.shape.size() == 3 && x.shape[2] >= offsets_[i] + static_cast<std::int64_t>(hidden),
-           i == 0 ? "query" : i == 1 ? "key" : "value", "bfloat16[samples, tokens, hidden]", x);
+           i == 0   ? "query"
+           : i == 1 ? "key"
+                    : "value",
+           "bfloat16[samples, tokens, hidden]", x);
     expect(x.shape[0] == inputs[0].shape[0], "key and value", "as many samples as the query", x);
   }
-  expect(inputs[1].shape[1] == inputs[2].shape[1] && inputs[1].shape[1] > 0, "value", "as many tokens as the key, not 0",
-         inputs[2]);
+  expect(inputs[1].shape[1] == inputs[2].shape[1] && inputs[1].shape[1] > 0, "value",
+         "as many tokens as the key, not 0", inputs[2]);
   const std::size_t samples = extent(inputs[0], 0), queries = extent(inputs[0], 1), keys = extent(inputs[1], 1);
   const std::vector<std::int64_t> shape = {inputs[0].shape[0], inputs[0].shape[1], static_cast<std::int64_t>(hidden)};
   void* output = api_.output(context, 0, shape);
@@ -178,7 +181,8 @@ void FlashAttention::compute(void* context) const {
     };
     Attend one;
     one.query = start(0, first), one.key = start(1, 0), one.value = start(2, 0);
-    one.query_stride = extent(inputs[0], 2), one.key_stride = extent(inputs[1], 2), one.value_stride = extent(inputs[2], 2);
+    one.query_stride = extent(inputs[0], 2), one.key_stride = extent(inputs[1], 2),
+    one.value_stride = extent(inputs[2], 2);
     one.queries = std::min(kQueryTile, queries - first), one.keys = keys, one.width = width_;
     one.scale = scale_, one.inverse_scale = inverse_scale_, one.quantize = quantize_;
     one.output_stride = hidden;

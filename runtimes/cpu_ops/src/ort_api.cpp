@@ -69,7 +69,8 @@ Tensor Api::tensor(const void* value) const {
 Tensor Api::constant(const void* info, std::size_t index) const {
   int constant = 0;
   const void* value = nullptr;
-  check(call<void*, const void*, std::size_t, int*, const void**>(kKernelInfoGetConstantInput, info, index, &constant, &value));
+  check(call<void*, const void*, std::size_t, int*, const void**>(kKernelInfoGetConstantInput, info, index, &constant,
+                                                                  &value));
   if (!constant || value == nullptr) throw Failure("input " + std::to_string(index) + " must be an initializer");
   return tensor(value);
 }
@@ -82,8 +83,8 @@ Tensor Api::input(void* context, std::size_t index) const {
 
 void* Api::output(void* context, std::size_t index, const std::vector<std::int64_t>& shape) const {
   void* value = nullptr;
-  check(call<void*, void*, std::size_t, const std::int64_t*, std::size_t, void**>(kKernelContextGetOutput, context, index,
-                                                                                shape.data(), shape.size(), &value));
+  check(call<void*, void*, std::size_t, const std::int64_t*, std::size_t, void**>(
+      kKernelContextGetOutput, context, index, shape.data(), shape.size(), &value));
   void* data = nullptr;
   check(call<void*, const void*, void**>(kGetTensorMutableData, value, &data));
   return data;

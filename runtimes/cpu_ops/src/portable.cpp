@@ -24,6 +24,7 @@ INLINE vi dot(vi sum, PreparedA a, PreparedB b) {
 
 #include "products_float.h"
 #include "to_bfloat16.h"
+
 #include "isa_body.h"
 
 }  // namespace dit::portable

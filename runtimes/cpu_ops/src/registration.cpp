@@ -88,15 +88,17 @@ std::vector<const CustomOp*> operators() {
   const std::vector<Input> attention = {{kBfloat16}, {kBfloat16}, {kBfloat16}};
   return {
       make_operator<QuantizedLinear>("QuantizedLinear", linear, kFloat, quantized(Float{}, std::false_type{})),
-      make_operator<QuantizedLinear>("QuantizedLinearBfloat16", linear, kBfloat16, quantized(Bfloat16{}, std::false_type{})),
+      make_operator<QuantizedLinear>("QuantizedLinearBfloat16", linear, kBfloat16,
+                                     quantized(Bfloat16{}, std::false_type{})),
       make_operator<QuantizedLinear>("QuantizedLinearQuantize", linear, kUint8, quantized(Uint8{}, std::false_type{})),
       make_operator<QuantizedLinear>("QuantizedLinearGated", gated, kFloat, quantized(Float{}, std::true_type{})),
       make_operator<WeightOnlyLinear>(
           "WeightOnlyLinear", {{kFloat}, {kInt8}, {kFloat}, {kFloat}}, kFloat,
           [](const Api& api, const void* info) { return std::make_unique<WeightOnlyLinear>(api, info); }),
       make_operator<LayerNormQuantize>(
-          "LayerNormQuantize", {{kFloat}, {kFloat, kOptional}, {kFloat, kOptional}, {kFloat, kOptional}, {kFloat, kOptional}},
-          kUint8, [](const Api& api, const void* info) { return std::make_unique<LayerNormQuantize>(api, info); }),
+          "LayerNormQuantize",
+          {{kFloat}, {kFloat, kOptional}, {kFloat, kOptional}, {kFloat, kOptional}, {kFloat, kOptional}}, kUint8,
+          [](const Api& api, const void* info) { return std::make_unique<LayerNormQuantize>(api, info); }),
       make_operator<FlashAttention>(
           "FlashAttention", attention, kFloat,
           [](const Api& api, const void* info) { return std::make_unique<FlashAttention>(api, info, false); }),
@@ -117,7 +119,7 @@ void* register_operators(void* options, const ApiBase* base) {
   }
   const Api api(table);
   try {
-    kernels();  // says now what an environment variable asks for in vain
+    kernels();                         // says now what an environment variable asks for in vain
     static void* const domain = [&] {  // for as long as the library is loaded: sessions read it
       void* made = nullptr;
       api.check(api.call<void*, const char*, void**>(kCreateCustomOpDomain, kDomain, &made));

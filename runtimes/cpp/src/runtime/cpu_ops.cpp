@@ -18,7 +18,8 @@ void register_cpu_ops(Ort::SessionOptions& options) {
   OrtSessionOptions* const raw = options;
   const auto* base = reinterpret_cast<const dit::ApiBase*>(OrtGetApiBase());
   const Ort::Status status(static_cast<OrtStatus*>(dit::register_operators(raw, base)));
-  if (!status.IsOK()) throw BackendError("the INT8 operators for CPUs cannot be registered: " + status.GetErrorMessage());
+  if (!status.IsOK())
+    throw BackendError("the INT8 operators for CPUs cannot be registered: " + status.GetErrorMessage());
 }
 
 std::string why_no_cpu_ops() { return {}; }

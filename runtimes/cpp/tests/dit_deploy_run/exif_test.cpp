@@ -32,8 +32,8 @@ std::string jpeg(const std::string& block) {
 }
 
 std::string png(const std::string& block) {
-  return bytes({0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'}) + bytes({0, 0, 0, static_cast<int>(block.size())}) + "eXIf" +
-         block + "sums";
+  return bytes({0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'}) + bytes({0, 0, 0, static_cast<int>(block.size())}) +
+         "eXIf" + block + "sums";
 }
 
 }  // namespace

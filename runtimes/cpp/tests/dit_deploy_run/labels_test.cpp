@@ -13,7 +13,8 @@ using dit_deploy::run::likeness;
 
 namespace {
 
-const std::map<std::int64_t, std::string> kLabels = {{3, "Crane"}, {5, "crane"}, {7, "tench, Tinca tinca"}, {8, "Ankle  boot"}};
+const std::map<std::int64_t, std::string> kLabels = {
+    {3, "Crane"}, {5, "crane"}, {7, "tench, Tinca tinca"}, {8, "Ankle  boot"}};
 
 std::string refused(const std::string& text, const std::map<std::int64_t, std::string>& labels = kLabels) {
   try {
@@ -35,9 +36,10 @@ TEST_CASE("names that are none, or several") {
   CHECK(refused("crane") == "--class-label 'crane' names several classes: 3, 5; give the number");
   CHECK(refused("boot") == "--class-label 'boot' is no class of this bundle; did you mean 'ankle boot'?");
   CHECK(refused("ankel boot") == "--class-label 'ankel boot' is no class of this bundle; did you mean 'ankle boot'?");
-  CHECK(refused("zzzz") ==
-        "--class-label 'zzzz' is no class of this bundle; it has 'crane', 'tench, tinca tinca', 'tench', 'tinca tinca', "
-        "'ankle boot'");
+  CHECK(
+      refused("zzzz") ==
+      "--class-label 'zzzz' is no class of this bundle; it has 'crane', 'tench, tinca tinca', 'tench', 'tinca tinca', "
+      "'ankle boot'");
   CHECK(refused("boot", {}) == "--class-label 'boot': this bundle has no names for its classes; give a number");
 }
 

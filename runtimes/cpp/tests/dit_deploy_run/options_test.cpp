@@ -24,9 +24,9 @@ std::string refused(const std::vector<std::string>& words) {
 }  // namespace
 
 TEST_CASE("words, in any order and both forms") {
-  const Arguments arguments = parse({"--class-label", "3", "bundle", "--class-label=Ankle boot", "--steps=+7", "out.png",
-                                     "--guidance-interval", "0.25", "1e0", "--guidance-apart", "--seed", "18446744073709551615",
-                                     "--eta", "-.5", "--provider-library", "A=/x=y", "--grid"});
+  const Arguments arguments = parse({"--class-label", "3", "bundle", "--class-label=Ankle boot", "--steps=+7",
+                                     "out.png", "--guidance-interval", "0.25", "1e0", "--guidance-apart", "--seed",
+                                     "18446744073709551615", "--eta", "-.5", "--provider-library", "A=/x=y", "--grid"});
   CHECK(arguments.bundle == "bundle");
   CHECK(arguments.out == "out.png");
   CHECK(arguments.class_label == std::vector<std::string>{"3", "Ankle boot"});
@@ -69,7 +69,8 @@ TEST_CASE("what cannot be read") {
   CHECK(refused({"--columns", "-2"}) == "Invalid value for '--columns': -2 is not in the range x>=1." + see);
   CHECK(refused({"--seed", "x"}) == "Invalid value for '--seed': 'x' is not a valid integer." + see);
   CHECK(refused({"--seed", "-1"}) == "seed: -1 came, 0 <= seed < 2**64 was expected");
-  CHECK(refused({"--seed", "18446744073709551616"}) == "seed: 18446744073709551616 came, 0 <= seed < 2**64 was expected");
+  CHECK(refused({"--seed", "18446744073709551616"}) ==
+        "seed: 18446744073709551616 came, 0 <= seed < 2**64 was expected");
   CHECK(refused({"--provider-library", "path.so"}) ==
         "Invalid value for '--provider-library': 'path.so' is not NAME=PATH." + see);
 }

@@ -138,7 +138,8 @@ void write_pictures(const std::vector<Picture>& pictures, const std::vector<fs::
       }
     }
   } catch (const fs::filesystem_error& error) {
-    throw InputError((folder.empty() ? "." : folder.string()) + ": pictures cannot be written: " + error.code().message());
+    throw InputError((folder.empty() ? "." : folder.string()) +
+                     ": pictures cannot be written: " + error.code().message());
   }
 }
 

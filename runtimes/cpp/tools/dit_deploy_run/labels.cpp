@@ -119,7 +119,8 @@ std::int64_t class_index(const std::string& text, const Named& named) {
   if (entry != named.end() && entry->second.size() == 1) return entry->second.front();
   if (entry != named.end()) {
     const auto digits = [](std::int64_t number) { return std::to_string(number); };
-    throw InputError(begin + " names several classes: " + listing(entry->second, kNumbers, digits) + "; give the number");
+    throw InputError(begin + " names several classes: " + listing(entry->second, kNumbers, digits) +
+                     "; give the number");
   }
   if (named.empty()) throw InputError(begin + ": this bundle has no names for its classes; give a number");
   const std::vector<std::string> alike = near(wanted, named);

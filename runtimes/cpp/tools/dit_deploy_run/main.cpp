@@ -85,7 +85,8 @@ std::string summary(const std::vector<std::filesystem::path>& files, const Resul
   if (files.size() > 1) {
     text = folder.string() + ": " + files.front().filename().string() + " … " + files.back().filename().string();
   }
-  text += result.images.size() == 1 ? ": 1 picture, seed" : ": " + std::to_string(result.images.size()) + " pictures, seed";
+  text +=
+      result.images.size() == 1 ? ": 1 picture, seed" : ": " + std::to_string(result.images.size()) + " pictures, seed";
   for (const std::uint64_t seed : result.seed) text += " " + std::to_string(seed);
   char seconds[32];
   std::snprintf(seconds, sizeof seconds, ", %.2f s", result.seconds.at("total"));
@@ -97,7 +98,8 @@ int generate(const Arguments& arguments) {
     throw InputError("--class-label: none came; give one for each picture, by number or name");
   }
   if (arguments.columns && !arguments.grid) {
-    throw InputError("--columns " + std::to_string(*arguments.columns) + " is for --grid; add it, or leave --columns out");
+    throw InputError("--columns " + std::to_string(*arguments.columns) +
+                     " is for --grid; add it, or leave --columns out");
   }
   const bool repeated = arguments.class_label.size() == 1 && arguments.seed.size() > 1;
   const std::size_t count = repeated ? arguments.seed.size() : arguments.class_label.size();

@@ -92,8 +92,8 @@ const std::vector<Option>& options() {
       option("--eta", "X", &A::eta, "Stochasticity of DDIM, 0 to 1.", "0.0"),
       option("--guidance-scale", "X", &A::guidance_scale, "Classifier-free guidance; 1 and below is none.",
              "(the model's own)"),
-      option("--guidance-channels", "N|all|model", &A::guidance_channels, "How many leading latent channels are guided.",
-             "model"),
+      option("--guidance-channels", "N|all|model", &A::guidance_channels,
+             "How many leading latent channels are guided.", "model"),
       {"--guidance-interval", "", "FROM TO", "Guide in this part of the steps only, as fractions.", "0.0, 1.0", 2,
        [](A& arguments, const Values& values) {
          arguments.guidance_interval = {real("--guidance-interval", values[0]), real("--guidance-interval", values[1])};
@@ -127,7 +127,8 @@ const std::vector<Option>& options() {
          }
          arguments.provider_library[values.front().substr(0, split)] = values.front().substr(split + 1);
        }},
-      flag("--verify", &A::verify, "Check every file of BUNDLE by its hash instead; exit with 1 where one is not as recorded."),
+      flag("--verify", &A::verify,
+           "Check every file of BUNDLE by its hash instead; exit with 1 where one is not as recorded."),
       flag("--version", &A::version, "Print the version and exit."),
       flag("--help", &A::help, "Show this message and exit."),
   };
@@ -251,8 +252,9 @@ std::string help() {
       "\n"
       "Arguments:\n";
   out += row("BUNDLE <path>", "A bundle's folder.  [required]", kArguments);
-  out += row("OUT <path>",
-             "A .png or .jpg file for one picture or a grid; a folder (0000.png, …) for several.  [required]", kArguments);
+  out +=
+      row("OUT <path>",
+          "A .png or .jpg file for one picture or a grid; a folder (0000.png, …) for several.  [required]", kArguments);
   out += "\nOptions:\n";
   for (const Option& one : options()) {
     std::string left = one.name == "--help" ? "-h, --help" : one.name;

@@ -91,10 +91,12 @@ std::string encoded(const Picture& picture, const std::string& suffix) {
   };
   const int width = static_cast<int>(picture.width), height = static_cast<int>(picture.height);
   const int channels = static_cast<int>(picture.channels);
-  const int done = lower(suffix) == ".png"
-                       ? stbi_write_png_to_func(append, &out, width, height, channels, picture.pixels.data(), 0)
-                       : stbi_write_jpg_to_func(append, &out, width, height, channels, picture.pixels.data(), kJpegQuality);
-  if (done == 0) throw InputError(std::to_string(width) + "×" + std::to_string(height) + " pixels do not fit into a " + suffix);
+  const int done =
+      lower(suffix) == ".png"
+          ? stbi_write_png_to_func(append, &out, width, height, channels, picture.pixels.data(), 0)
+          : stbi_write_jpg_to_func(append, &out, width, height, channels, picture.pixels.data(), kJpegQuality);
+  if (done == 0)
+    throw InputError(std::to_string(width) + "×" + std::to_string(height) + " pixels do not fit into a " + suffix);
   return out;
 }
 
