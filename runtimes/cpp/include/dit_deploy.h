@@ -116,6 +116,9 @@ DIT_DEPLOY_API const char* dit_deploy_engine_reason(const dit_deploy_pipeline* p
 /* Heights and widths are multiples of this many pixels. 0 for no pipeline. */
 DIT_DEPLOY_API int64_t dit_deploy_pixel_multiple(const dit_deploy_pipeline* pipeline);
 
+/* 1 where it draws from prompts, else 0, as for no pipeline. */
+DIT_DEPLOY_API int dit_deploy_takes_prompts(const dit_deploy_pipeline* pipeline);
+
 /* How many classes have names; and the class index and name of one of them, `position` from 0, by rising index. */
 DIT_DEPLOY_API size_t dit_deploy_label_count(const dit_deploy_pipeline* pipeline);
 DIT_DEPLOY_API dit_deploy_status dit_deploy_label(const dit_deploy_pipeline* pipeline, size_t position,
@@ -129,21 +132,25 @@ DIT_DEPLOY_API void dit_deploy_request_free(dit_deploy_request* request);
 
 /* One whole number:
  *   "class_labels", "seed"                for one picture, or a seed for all
+ *   "num_images_per_prompt"               at least 1
  *   "num_inference_steps"                 at least 1
  *   "guidance_channels"                   how many leading latent channels are guided, 0 for all
  *   "guidance_batched"                    1: both halves in one call of the denoiser; 0: in two, with half the memory
+ *   "skip_guidance_layers"                the block that a third call leaves out
  *   "height", "width", "num_frames"       pixels, multiples of dit_deploy_pixel_multiple; frames
+ *   "vae_tile"                            pixels on a side of the pieces in which larger pictures go through the VAE
  */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_integer(dit_deploy_request* request, const char* name,
                                                                 int64_t value, char** error);
-/* Several: "class_labels", one a picture, or "seed", one for all or one a picture. None (count 0) is the default
- * again, as with the functions that follow. */
+/* Several: "class_labels", one a picture, "seed", one for all or one a picture, or "skip_guidance_layers". None (count 0)
+ * is the default again, as with the functions that follow. */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_integers(dit_deploy_request* request, const char* name,
                                                                  const int64_t* values, size_t count, char** error);
 /* "seed" over the whole range of 64 bits, which int64_t does not reach. */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_seeds(dit_deploy_request* request, const uint64_t* seeds,
                                                               size_t count, char** error);
-/* "guidance_scale", "guidance_rescale", "eta" or "strength". */
+/* "guidance_scale", "true_cfg_scale", "guidance_rescale", "skip_layer_guidance_scale", "skip_layer_guidance_start",
+ * "skip_layer_guidance_stop", "eta" or "strength". */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_number(dit_deploy_request* request, const char* name,
                                                                double value, char** error);
 /* Guide only in this part of the steps, as fractions. */
@@ -213,6 +220,12 @@ DIT_DEPLOY_API dit_deploy_status dit_deploy_result_seeds(const dit_deploy_result
 /* Wall time of "vae_encoder", "denoiser", "vae_decoder" or "total". */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_result_seconds(const dit_deploy_result* result, const char* name,
                                                            double* seconds, char** error);
+
+/* How many lines there are that a person would want to know of this request, such as what of a prompt was left out; and
+ * one of them. */
+DIT_DEPLOY_API size_t dit_deploy_result_warning_count(const dit_deploy_result* result);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_result_warning(const dit_deploy_result* result, size_t index,
+                                                           const char** warning, char** error);
 
 /* ---- Checking a bundle ---- */
 

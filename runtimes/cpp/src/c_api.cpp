@@ -145,16 +145,20 @@ void set_integers(Request& request, const std::string& name, const std::int64_t*
     request.class_labels = values_of(values, count, "values");
   } else if (name == "seed") {
     request.seed = seeds_of(values, count);
+  } else if (name == "skip_guidance_layers") {
+    request.skip_guidance_layers = values_of(values, count, "values");
   } else {
-    no_such_name(name, "class_labels or seed");
+    no_such_name(name, "class_labels, seed or skip_guidance_layers");
   }
 }
 
 void set_integer(Request& request, const std::string& name, std::int64_t value) {
-  if (name == "class_labels" || name == "seed") {
+  if (name == "class_labels" || name == "seed" || name == "skip_guidance_layers") {
     set_integers(request, name, &value, 1);
   } else if (name == "num_inference_steps") {
     request.num_inference_steps = value;
+  } else if (name == "num_images_per_prompt") {
+    request.num_images_per_prompt = value;
   } else if (name == "guidance_channels") {
     request.guidance_channels = value;
   } else if (name == "guidance_batched") {
@@ -167,24 +171,36 @@ void set_integer(Request& request, const std::string& name, std::int64_t value) 
     request.width = value;
   } else if (name == "num_frames") {
     request.num_frames = value;
+  } else if (name == "vae_tile") {
+    request.vae_tile = value;
   } else {
     no_such_name(name,
-                 "class_labels, seed, num_inference_steps, guidance_channels, guidance_batched, height, width or "
-                 "num_frames");
+                 "class_labels, seed, num_images_per_prompt, num_inference_steps, guidance_channels, guidance_batched, "
+                 "skip_guidance_layers, height, width, num_frames or vae_tile");
   }
 }
 
 void set_number(Request& request, const std::string& name, double value) {
   if (name == "guidance_scale") {
     request.guidance_scale = value;
+  } else if (name == "true_cfg_scale") {
+    request.true_cfg_scale = value;
   } else if (name == "guidance_rescale") {
     request.guidance_rescale = value;
+  } else if (name == "skip_layer_guidance_scale") {
+    request.skip_layer_guidance_scale = value;
+  } else if (name == "skip_layer_guidance_start") {
+    request.skip_layer_guidance_start = value;
+  } else if (name == "skip_layer_guidance_stop") {
+    request.skip_layer_guidance_stop = value;
   } else if (name == "eta") {
     request.eta = value;
   } else if (name == "strength") {
     request.strength = value;
   } else {
-    no_such_name(name, "guidance_scale, guidance_rescale, eta or strength");
+    no_such_name(name,
+                 "guidance_scale, true_cfg_scale, guidance_rescale, skip_layer_guidance_scale, "
+                 "skip_layer_guidance_start, skip_layer_guidance_stop, eta or strength");
   }
 }
 
@@ -271,6 +287,10 @@ const char* dit_deploy_engine_reason(const dit_deploy_pipeline* pipeline) {
 
 int64_t dit_deploy_pixel_multiple(const dit_deploy_pipeline* pipeline) {
   return pipeline == nullptr ? 0 : pipeline->value.pixel_multiple();
+}
+
+int dit_deploy_takes_prompts(const dit_deploy_pipeline* pipeline) {
+  return pipeline != nullptr && pipeline->value.takes_prompts() ? 1 : 0;
 }
 
 size_t dit_deploy_label_count(const dit_deploy_pipeline* pipeline) {
@@ -449,6 +469,22 @@ dit_deploy_status dit_deploy_result_seconds(const dit_deploy_result* result, con
       no_such_name(asked, ("one of " + join(names)).c_str());
     }
     checked(seconds, "seconds") = found->second;
+  });
+}
+
+size_t dit_deploy_result_warning_count(const dit_deploy_result* result) {
+  return result == nullptr ? 0 : result->value.warnings.size();
+}
+
+dit_deploy_status dit_deploy_result_warning(const dit_deploy_result* result, size_t index, const char** warning,
+                                            char** error) {
+  return guarded(error, [&] {
+    const auto& warnings = checked(result, "result").value.warnings;
+    if (index >= warnings.size()) {
+      throw InputError("index: " + std::to_string(index) + " came; there are " + std::to_string(warnings.size()) +
+                       " warnings");
+    }
+    checked(warning, "warning") = warnings[index].c_str();
   });
 }
 

@@ -65,6 +65,8 @@ const std::string& Pipeline::engine() const { return impl_->drawing.engine(); }
 const std::string& Pipeline::engine_reason() const { return impl_->drawing.engine_reason(); }
 std::int64_t Pipeline::pixel_multiple() const { return impl_->drawing.pixel_multiple(); }
 
+bool Pipeline::takes_prompts() const { return impl_->drawing.bundle().manifest().prompts.has_value(); }
+
 const std::map<std::int64_t, std::string>& Pipeline::labels() const {
   return impl_->drawing.bundle().manifest().labels;
 }

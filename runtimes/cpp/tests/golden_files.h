@@ -47,6 +47,11 @@ inline double read_number(const nlohmann::json& value) {
   return value.get<double>();
 }
 
+// One text, or several.
+inline std::vector<std::string> read_texts(const nlohmann::json& value) {
+  return value.is_string() ? std::vector<std::string>{value.get<std::string>()} : value.get<std::vector<std::string>>();
+}
+
 // The request that golden.py wrote as JSON, but for "engine" and pictures. Throws for an argument that is not known here.
 inline Request read_request(const nlohmann::json& words) {
   Request request;
@@ -76,6 +81,24 @@ inline Request read_request(const nlohmann::json& words) {
       request.height = value.get<std::int64_t>();
     } else if (name == "width") {
       request.width = value.get<std::int64_t>();
+    } else if (name == "prompt") {
+      request.prompt = read_texts(value);
+    } else if (name == "negative_prompt") {
+      request.negative_prompt = read_texts(value);
+    } else if (name == "num_images_per_prompt") {
+      request.num_images_per_prompt = value.get<std::int64_t>();
+    } else if (name == "true_cfg_scale") {
+      request.true_cfg_scale = read_number(value);
+    } else if (name == "skip_guidance_layers") {
+      request.skip_guidance_layers = value.get<std::vector<std::int64_t>>();
+    } else if (name == "skip_layer_guidance_start") {
+      request.skip_layer_guidance_start = read_number(value);
+    } else if (name == "skip_layer_guidance_stop") {
+      request.skip_layer_guidance_stop = read_number(value);
+    } else if (name == "skip_layer_guidance_scale") {
+      request.skip_layer_guidance_scale = read_number(value);
+    } else if (name == "vae_tile") {
+      request.vae_tile = value.get<std::int64_t>();
     } else if (name == "strength") {
       request.strength = read_number(value);
     } else if (name == "output_type" && value == "latent") {

@@ -76,9 +76,11 @@ enum class OutputType {
 struct Request {
   // Class indices; the null class draws without a class.
   std::vector<std::int64_t> class_labels;
-  // For bundles with text encoders.
+  // For bundles with text encoders, UTF-8; what the unguided half is given is one text for all, or one a prompt.
   std::vector<std::string> prompt;
   std::vector<std::string> negative_prompt;
+  // Pictures of the same prompt stand beside each other.
+  std::int64_t num_images_per_prompt = 1;
   // Other inputs of the denoiser by name, [batch, …], held against the manifest; for the unguided half, too, where it is
   // not a constant of the manifest.
   std::map<std::string, Tensor> conditions;
@@ -91,8 +93,11 @@ struct Request {
   // DDIM's stochasticity, 0 … 1.
   double eta = 0.0;
 
-  // Classifier-free guidance (Ho & Salimans 2022), on above 1; the manifest's scale by default.
+  // The family's main knob; the manifest's by default. Classifier-free guidance (Ho & Salimans 2022), on above 1; what
+  // the denoiser is fed where the guidance is embedded in it.
   std::optional<double> guidance_scale;
+  // Classifier-free guidance of a denoiser with embedded guidance; on above 1.
+  double true_cfg_scale = 1.0;
   // How many leading latent channels are guided, 0 for all; the model's own by default.
   std::optional<std::int64_t> guidance_channels;
   // Guide only in this part of the steps, as fractions (Kynkäänniemi et al. 2024).
@@ -101,6 +106,12 @@ struct Request {
   double guidance_rescale = 0.0;
   // Both halves in one call of the denoiser, or in two with half the memory.
   bool guidance_batched = true;
+  // Blocks of the denoiser that a third call leaves out in some steps, to guide away from it (SD 3.5 Medium: 7, 8, 9),
+  // where the run is guided; how strongly; between which fractions of the steps, both ends left out.
+  std::vector<std::int64_t> skip_guidance_layers;
+  double skip_layer_guidance_scale = 2.8;
+  double skip_layer_guidance_start = 0.01;
+  double skip_layer_guidance_stop = 0.2;
 
   // One for all (picture i goes on with the generator's stream) or one a picture; random by default.
   std::vector<std::uint64_t> seed;
@@ -116,6 +127,9 @@ struct Request {
   std::vector<Picture> image;
   // 0 … 1, how much of `image` is redrawn; 0.8 by default.
   std::optional<double> strength;
+  // Pixels on a side of the pieces in which larger pictures go through the VAE, blended where they overlap; its memory
+  // is then that of one piece. A multiple of four latent pixels; in one piece by default.
+  std::optional<std::int64_t> vae_tile;
 
   OutputType output_type = OutputType::picture;
   Callback callback;
@@ -128,6 +142,8 @@ struct Result {
   std::vector<std::uint64_t> seed;  // what was asked for, or the random seed that was drawn
   // Wall time of "vae_encoder", "denoiser", "vae_decoder" and "total".
   std::map<std::string, double> seconds;
+  // What a person would want to know of this request, a line each: what of a prompt was left out, as it is too long.
+  std::vector<std::string> warnings;
 };
 
 struct Options {
@@ -165,6 +181,8 @@ class DIT_DEPLOY_API Pipeline {
 
   // Heights and widths are multiples of this many pixels.
   std::int64_t pixel_multiple() const;
+  // Whether it draws from prompts.
+  bool takes_prompts() const;
   // Class index → its name, where the source has names.
   const std::map<std::int64_t, std::string>& labels() const;
   // What a person would want to know and no run fails for, a line each: that there is no CUDA graph, and why.

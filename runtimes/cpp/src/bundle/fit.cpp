@@ -1,5 +1,6 @@
 #include "bundle/fit.h"
 
+#include <map>
 #include <set>
 
 #include "bundle/record.h"
@@ -49,12 +50,14 @@ void same_axes(const std::string& whose, const TensorSpec& tensor, const TensorS
            shape_text(like));
 }
 
+bool is_integer(DType dtype) { return dtype == DType::int64 || dtype == DType::int32; }
+
 void takes_value(const TensorSpec& tensor, const Number& number) {
   const auto* integer = std::get_if<std::int64_t>(&number);
   const double value = integer != nullptr ? static_cast<double>(*integer) : std::get<double>(number);
   const std::string said = "guidance.unconditional." + tensor.name + ": " +
                            (integer != nullptr ? std::to_string(*integer) : number_repr(value)) + " came, expected";
-  if ((tensor.dtype == DType::int64 || tensor.dtype == DType::int32) && integer == nullptr)
+  if (is_integer(tensor.dtype) && integer == nullptr)
     refuse(said + " an integer, as the input is " + dtype_name(tensor.dtype));
   if (tensor.dtype == DType::boolean && value != 0 && value != 1) refuse(said + " 0 or 1, as the input is bool");
   if ((tensor.minimum && value < *tensor.minimum) || (tensor.maximum && value > *tensor.maximum))
@@ -82,7 +85,68 @@ void check_denoiser(const Component& denoiser, const Latents& latents, const Pre
   }
 }
 
-void check_guidance(const Guidance& guidance, const Component& denoiser, const Latents& latents) {
+void check_text_encoder(const PromptEncoder& encoder, const Manifest& manifest) {
+  const Component* component = manifest.component(encoder.component);
+  if (component == nullptr) refuse("prompts name the component " + encoder.component + ", which there is none of");
+  for (const std::string& tokenizer : {encoder.tokenizer, encoder.negative_tokenizer.value_or("")}) {
+    if (!tokenizer.empty() && manifest.files.count(tokenizer) == 0)
+      refuse(tokenizer + " is named but has no record under files");
+  }
+  std::set<std::string> others = names(component->inputs);
+  others.erase("input_ids");
+  others.erase("attention_mask");
+  if (component->input("input_ids") == nullptr || !others.empty())
+    refuse("the " + encoder.component + " takes " + sorted(names(component->inputs)) +
+           ", expected input_ids and perhaps attention_mask");
+  for (const TensorSpec& tensor : component->inputs) {
+    begins_with_batch("the " + encoder.component + "'s", tensor);
+    if (!is_integer(tensor.dtype) || tensor.axes.size() != 2)
+      refuse("the " + encoder.component + "'s " + tensor.name + " is no integer [batch, tokens]");
+  }
+}
+
+using Made = std::map<std::string, const TensorSpec*>;  // by name
+
+// The denoiser's conditions that prompts make.
+Made check_prompts(const Prompts& prompts, const Manifest& manifest) {
+  Made made;
+  for (const PromptEncoder& encoder : prompts.encoders) {
+    check_text_encoder(encoder, manifest);
+    for (const TensorSpec& tensor : manifest.component(encoder.component)->outputs) {
+      if (!made.emplace(tensor.name, &tensor).second)
+        refuse("two text encoders make " + tensor.name + "; names of their outputs must differ");
+    }
+  }
+  if (prompts.join) {
+    const Component* joined = manifest.component(*prompts.join);
+    if (joined == nullptr) refuse("prompts.join names the component " + *prompts.join + ", which there is none of");
+    std::set<std::string> missing;
+    for (const TensorSpec& tensor : joined->inputs) {
+      if (made.count(tensor.name) == 0) missing.insert(tensor.name);
+    }
+    if (!missing.empty())
+      refuse("the " + *prompts.join + " takes " + sorted(missing) + ", which no text encoder makes");
+    made.clear();
+    for (const TensorSpec& tensor : joined->outputs) made.emplace(tensor.name, &tensor);
+  }
+  const Component& denoiser = *manifest.component("denoiser");
+  std::set<std::string> unknown;
+  for (const auto& [name, tensor] : made) {
+    if (denoiser.input(name) == nullptr || name == "latents" || name == "timestep") unknown.insert(name);
+  }
+  if (!unknown.empty()) refuse("prompts make " + sorted(unknown) + ", which are no conditions of the denoiser");
+  for (const auto& [name, tensor] : made) {
+    const TensorSpec& taken = *denoiser.input(name);
+    if (tensor->dtype != taken.dtype || tensor->axes.size() != taken.axes.size())
+      refuse("prompts make " + name + " as " + dtype_name(tensor->dtype) + " " + shape_text(*tensor) +
+             ", the denoiser takes " + dtype_name(taken.dtype) + " " + shape_text(taken));
+  }
+  return made;
+}
+
+// `from_prompts` are the conditions that have a value of their own for the unguided half.
+void check_guidance(const Guidance& guidance, const Component& denoiser, const Latents& latents,
+                    const Made& from_prompts) {
   std::set<std::string> conditions = names(denoiser.inputs), unknown;
   conditions.erase("latents");
   conditions.erase("timestep");
@@ -90,7 +154,7 @@ void check_guidance(const Guidance& guidance, const Component& denoiser, const L
     if (conditions.count(name) == 0) unknown.insert(name);
   }
   if (!unknown.empty()) refuse("guidance.unconditional names no condition of the denoiser: " + sorted(unknown));
-  if (guidance.kind == "classifier_free" && guidance.unconditional.empty())
+  if (guidance.kind == "classifier_free" && guidance.unconditional.empty() && from_prompts.empty())
     refuse(
         "guidance.unconditional is empty, classifier_free needs the value of a condition there; the denoiser's "
         "conditions: " +
@@ -99,6 +163,18 @@ void check_guidance(const Guidance& guidance, const Component& denoiser, const L
   if (guidance.channels && *guidance.channels > latents.channels)
     refuse("guidance.channels " + std::to_string(*guidance.channels) + " exceeds " + std::to_string(latents.channels) +
            " channels");
+  if ((guidance.kind == "embedded") != guidance.input.has_value())
+    refuse("guidance.input is the condition that embedded guidance feeds; one needs the other");
+  if (guidance.input && conditions.count(*guidance.input) == 0)
+    refuse("guidance.input " + *guidance.input + " is no condition of the denoiser: " + sorted(conditions));
+  if (!guidance.skip_layers) return;
+  const std::string& skip = *guidance.skip_layers;
+  if (conditions.count(skip) == 0)
+    refuse("guidance.skip_layers " + skip + " is no condition of the denoiser: " + sorted(conditions));
+  const TensorSpec& spec = *denoiser.input(skip);
+  if (spec.dtype != DType::int64 || spec.axes.size() != 2 || !std::holds_alternative<std::int64_t>(spec.axes[1]))
+    refuse("guidance.skip_layers " + skip + " is " + dtype_name(spec.dtype) + " " + shape_text(spec) +
+           ", expected int64 [batch, number of blocks]");
 }
 
 void check_autoencoder(const std::string& name, const Component& component, const char* given, const char* made,
@@ -130,7 +206,8 @@ std::string misfit(const Manifest& manifest) {
   const Component* decoder = manifest.component("vae_decoder");
   try {
     check_denoiser(denoiser, manifest.latents, manifest.prediction);
-    check_guidance(manifest.guidance, denoiser, manifest.latents);
+    const Made made = manifest.prompts ? check_prompts(*manifest.prompts, manifest) : Made{};
+    check_guidance(manifest.guidance, denoiser, manifest.latents, made);
     if (encoder != nullptr) check_autoencoder("vae_encoder", *encoder, "images", "mean", true, manifest.latents);
     if (decoder != nullptr) check_autoencoder("vae_decoder", *decoder, "latents", "images", false, manifest.latents);
   } catch (const Misfit& error) {

@@ -7,7 +7,7 @@
 
 namespace dit_deploy::bundle {
 
-// What is wrong with the denoiser, the guidance or the VAE of a manifest that has a denoiser; empty where all fits.
+// What is wrong with the denoiser, prompts, the guidance or the VAE of a manifest that has a denoiser; empty where all fits.
 std::string misfit(const Manifest& manifest);
 
 }  // namespace dit_deploy::bundle

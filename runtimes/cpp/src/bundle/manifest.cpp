@@ -151,7 +151,7 @@ Prediction read_prediction(const Json& value, const Place& where, Faults& faults
 Guidance read_guidance(const Json& value, const Place& where, Faults& faults) {
   Guidance guidance;
   Fields fields(value, where, faults);
-  fields.choice("kind", guidance.kind, {"none", "classifier_free"}, false);
+  fields.choice("kind", guidance.kind, {"none", "classifier_free", "embedded"}, false);
   fields.each("unconditional", false, [&](const std::string& name, const Json& number, const Place& place) {
     check_key(name, place, faults, kName);
     if (!number.is_number()) {
@@ -165,6 +165,10 @@ Guidance read_guidance(const Json& value, const Place& where, Faults& faults) {
   });
   fields.integer("channels", guidance.channels, 1);
   fields.number("default_scale", guidance.default_scale);
+  fields.number("scale_offset", guidance.scale_offset);
+  fields.string("input", guidance.input, &kName);
+  fields.choice("normalise", guidance.normalise, {"token"});
+  fields.string("skip_layers", guidance.skip_layers, &kName);
   fields.finish();
   return guidance;
 }
@@ -174,8 +178,48 @@ Scheduler read_scheduler(const Json& value, const Place& where, Faults& faults) 
   Fields fields(value, where, faults);
   fields.string("path", scheduler.path, false);
   fields.integer("num_inference_steps", scheduler.num_inference_steps, 1, false);
+  fields.choice("sigmas", scheduler.sigmas, {"scheduler", "linspace"}, false);
+  fields.choice("strength", scheduler.strength, {"rounded_down", "rounded_up"}, false);
   fields.finish();
   return scheduler;
+}
+
+// A template that has not one place for the prompt is a fault.
+void check_template(const std::string& text, const char* key, const Place& where, Faults& faults) {
+  const std::size_t place = text.find("{}");
+  if (place == std::string::npos || text.find("{}", place + 2) != std::string::npos)
+    faults.add(where.at(key), "template " + quoted(text, kNoLimit) + " must hold {} once, where the prompt goes");
+}
+
+PromptEncoder read_prompt_encoder(const Json& value, const Place& where, Faults& faults) {
+  PromptEncoder encoder;
+  Fields fields(value, where, faults);
+  fields.string("component", encoder.component, kName);
+  fields.string("tokenizer", encoder.tokenizer);
+  fields.string("negative_tokenizer", encoder.negative_tokenizer);
+  fields.list("cleaning", false, 0, [&](const Json& step, const Place& place) {
+    if (check_choice(step, place, faults, {"html_unescape", "lowercase", "strip", "collapse_whitespace"}))
+      encoder.cleaning.push_back(step.get<std::string>());
+  });
+  fields.string("prompt_template", encoder.prompt_template, false);
+  check_template(encoder.prompt_template, "prompt_template", where, faults);
+  fields.string("negative_template", encoder.negative_template, false);
+  check_template(encoder.negative_template, "negative_template", where, faults);
+  fields.finish();
+  return encoder;
+}
+
+std::optional<Prompts> read_prompts(const Json& value, const Place& where, Faults& faults) {
+  if (value.is_null()) return std::nullopt;
+  Prompts prompts;
+  Fields fields(value, where, faults);
+  fields.list("encoders", true, 1, [&](const Json& encoder, const Place& place) {
+    prompts.encoders.push_back(read_prompt_encoder(encoder, place, faults));
+  });
+  fields.string("join", prompts.join, &kName);
+  fields.string("negative", prompts.negative);
+  fields.finish();
+  return prompts;
 }
 
 SourceRecord read_source(const Json& value, const Place& where, Faults& faults) {
@@ -269,6 +313,7 @@ Manifest parse_manifest(std::string_view data, const std::string& name) {
   part("prediction", true, read_prediction, manifest.prediction);
   part("guidance", false, read_guidance, manifest.guidance);
   part("scheduler", false, read_scheduler, manifest.scheduler);
+  part("prompts", false, read_prompts, manifest.prompts);
   fields.each("labels", false, [&](const std::string& key, const Json& value, const Place& place) {
     check_key(key, place, faults, kClassIndex);
     std::int64_t index = 0;

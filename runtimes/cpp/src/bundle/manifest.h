@@ -68,15 +68,35 @@ struct Prediction {
 };
 
 struct Guidance {
-  std::string kind = "none";  // or classifier_free
+  std::string kind = "none";  // or classifier_free, embedded
   std::map<std::string, Number> unconditional;
   std::optional<std::int64_t> channels;
   double default_scale = 1.0;
+  double scale_offset = 0.0;
+  std::optional<std::string> input;        // the condition that embedded guidance feeds
+  std::optional<std::string> normalise;    // "token"
+  std::optional<std::string> skip_layers;  // the condition that leaves out blocks, int64 [batch, blocks]
 };
 
 struct Scheduler {
   std::string path = "scheduler/scheduler_config.json";
   std::int64_t num_inference_steps = 50;
+  std::string sigmas = "scheduler";       // or linspace
+  std::string strength = "rounded_down";  // or rounded_up
+};
+
+// How a prompt becomes the token ids of one text encoder.
+struct PromptEncoder {
+  std::string component, tokenizer;
+  std::optional<std::string> negative_tokenizer;
+  std::vector<std::string> cleaning;  // html_unescape, lowercase, strip, collapse_whitespace
+  std::string prompt_template = "{}", negative_template = "{}";
+};
+
+struct Prompts {
+  std::vector<PromptEncoder> encoders;
+  std::optional<std::string> join;           // the component that makes conditions of what the encoders give
+  std::optional<std::string> negative = "";  // where none is given; nothing: such a run is not guided
 };
 
 struct SourceRecord {
@@ -96,6 +116,7 @@ struct Manifest {
   Prediction prediction;
   Guidance guidance;
   Scheduler scheduler;
+  std::optional<Prompts> prompts;
   std::map<std::int64_t, std::string> labels;
   std::map<std::string, FileRecord> files;
 

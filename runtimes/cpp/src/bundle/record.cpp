@@ -115,6 +115,15 @@ bool check_number(const Json& value, const Place& where, Faults& faults) {
   return false;
 }
 
+bool check_choice(const Json& value, const Place& where, Faults& faults, std::initializer_list<const char*> values) {
+  if (value.is_string()) {
+    const auto& text = value.get_ref<const std::string&>();
+    if (std::find(values.begin(), values.end(), text) != values.end()) return true;
+  }
+  faults.add(where, one_of(values), value);
+  return false;
+}
+
 void check_key(const std::string& key, const Place& where, Faults& faults, const Pattern& pattern) {
   if ((pattern.longest == 0 || characters(key) <= pattern.longest) && pattern.fits(key)) return;
   check_string(Json(key), where, faults, &pattern);
@@ -156,10 +165,14 @@ void Fields::string(const char* key, std::string& out, const Pattern& pattern) {
   if (value != nullptr && check_string(*value, where_.at(key), faults_, &pattern)) out = value->get<std::string>();
 }
 
-void Fields::string(const char* key, std::optional<std::string>& out) {
+void Fields::string(const char* key, std::optional<std::string>& out, const Pattern* pattern) {
   const Json* value = find(key, false);
-  if (value == nullptr || value->is_null()) return;
-  if (check_string(*value, where_.at(key), faults_)) out = value->get<std::string>();
+  if (value == nullptr) return;
+  if (value->is_null()) {
+    out.reset();
+  } else if (check_string(*value, where_.at(key), faults_, pattern)) {
+    out = value->get<std::string>();
+  }
 }
 
 void Fields::integer(const char* key, std::int64_t& out, std::int64_t minimum, bool required) {
@@ -196,15 +209,13 @@ void Fields::boolean(const char* key, bool& out) {
 
 void Fields::choice(const char* key, std::string& out, std::initializer_list<const char*> values, bool required) {
   const Json* value = find(key, required);
-  if (value == nullptr) return;
-  if (value->is_string()) {
-    const auto& text = value->get_ref<const std::string&>();
-    if (std::find(values.begin(), values.end(), text) != values.end()) {
-      out = text;
-      return;
-    }
-  }
-  faults_.add(where_.at(key), one_of(values), *value);
+  if (value != nullptr && check_choice(*value, where_.at(key), faults_, values)) out = value->get<std::string>();
+}
+
+void Fields::choice(const char* key, std::optional<std::string>& out, std::initializer_list<const char*> values) {
+  const Json* value = find(key, false);
+  if (value == nullptr || value->is_null()) return;
+  if (check_choice(*value, where_.at(key), faults_, values)) out = value->get<std::string>();
 }
 
 void Fields::not_empty(const char* key) {

@@ -64,13 +64,14 @@ class Fields {
   // Each reads a field into `out`, and leaves it as it is where the key is missing or has a fault.
   void string(const char* key, std::string& out, bool required = true);
   void string(const char* key, std::string& out, const Pattern& pattern);
-  void string(const char* key, std::optional<std::string>& out);
+  void string(const char* key, std::optional<std::string>& out, const Pattern* pattern = nullptr);
   void integer(const char* key, std::int64_t& out, std::int64_t minimum, bool required = true);
   void integer(const char* key, std::optional<std::int64_t>& out, std::int64_t minimum);
   void number(const char* key, double& out);
   void number(const char* key, std::optional<double>& out);
   void boolean(const char* key, bool& out);
   void choice(const char* key, std::string& out, std::initializer_list<const char*> values, bool required = true);
+  void choice(const char* key, std::optional<std::string>& out, std::initializer_list<const char*> values);
 
   // Calls read(key, value, place) for each item of an object in the field.
   template <typename Read>
@@ -114,6 +115,7 @@ class Fields {
 bool check_string(const Json& value, const Place& where, Faults& faults, const Pattern* pattern = nullptr);
 bool check_integer(const Json& value, const Place& where, Faults& faults, std::int64_t minimum);
 bool check_number(const Json& value, const Place& where, Faults& faults);
+bool check_choice(const Json& value, const Place& where, Faults& faults, std::initializer_list<const char*> values);
 void check_key(const std::string& key, const Place& where, Faults& faults, const Pattern& pattern);
 
 // Returns `document`'s format and version checked; throws BundleError. `what` is "bundle" or "engine", `is_no` what a

@@ -1,4 +1,4 @@
-// What a request gives besides pictures, checked before anything runs: sizes, conditions, seeds, noise;
+// What a request gives besides pictures and conditions, checked before anything runs: sizes, seeds, noise;
 // runtimes/arguments.py.
 #pragma once
 
@@ -8,20 +8,17 @@
 
 #include "bundle/manifest.h"
 #include "dit_deploy/pipeline.hpp"
-#include "runtime/steps.h"
+#include "runtime/runner.h"
 
 namespace dit_deploy::runtime {
 
 // Throws InputError naming the nearest size that would do, where `size` is given and no positive multiple.
 void check_size(const char* name, std::optional<std::int64_t> size, std::int64_t multiple);
 
-// The conditions of a request for both halves of guidance, checked against the denoiser's declaration.
-struct Conditions {
-  std::vector<Condition> tensors;
-  Sizes sizes;  // free sizes that they fix, "batch" among them
-  std::int64_t batch = 1;
-};
-Conditions read_conditions(const bundle::Manifest& manifest, const Request& request);
+// Throws InputError where a size in pixels is beyond the grid that the denoiser takes, such as beyond a table of
+// positions; what is not given is the training size.
+void check_limits(const bundle::Manifest& manifest, std::optional<std::int64_t> height,
+                  std::optional<std::int64_t> width);
 
 // The latents' shape for checked sizes in pixels; what is not given is the training size. Throws InputError.
 Shape latents_shape(const bundle::Manifest& manifest, std::int64_t batch, std::optional<std::int64_t> height,

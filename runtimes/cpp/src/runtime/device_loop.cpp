@@ -5,7 +5,8 @@
 // denoiser reads them. What comes down after a step is one number, which tells whether everything is finite; waiting for
 // it costs the device some tens of microseconds of idleness a step, and stops a run at the step that went wrong.
 //
-// Rescaled guidance, and guidance in two calls of half the memory, are left to the loop on the host (host_steps.h).
+// Rescaled guidance and that of tokens, skip-layer guidance, and guidance in two calls (of half the memory, or of texts of
+// two lengths) are left to the loop on the host (host_steps.h).
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -232,6 +233,10 @@ std::string why_not_on_device(BindingPool& denoiser, BindingPool* solver, const 
     return "the solver graph does not run on the denoiser's device";
   }
   if (run.guidance.scale > 1 && !run.guidance.batched) return "guidance in two calls is the host's";
+  if (run.guidance.skip) return "skip-layer guidance is a third call, which is the host's";
+  if (run.guidance.scale > 1 && !run.unguided_grid.empty()) {
+    return "conditions of two sizes are two calls, which is the host's";
+  }
   return sampling::no_solver_rows(run.table, run.guidance);
 }
 

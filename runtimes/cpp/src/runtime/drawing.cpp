@@ -7,6 +7,7 @@
 #include "runtime/arguments.h"
 #include "runtime/autoencoder.h"
 #include "runtime/choose.h"
+#include "runtime/conditions.h"
 #include "runtime/finite.h"
 #include "runtime/images.h"
 #include "runtime/plan.h"
@@ -20,17 +21,35 @@ using Clock = std::chrono::steady_clock;
 
 double since(Clock::time_point started) { return std::chrono::duration<double>(Clock::now() - started).count(); }
 
+// Classifier-free guidance as the family does it.
 sampling::Guidance read_guidance(const bundle::Manifest& manifest, const Request& request) {
+  const bundle::Guidance& own = manifest.guidance;
   sampling::Guidance guidance;
-  guidance.scale = request.guidance_scale.value_or(manifest.guidance.default_scale);
-  guidance.channels = manifest.guidance.channels;
+  guidance.scale = request.guidance_scale.value_or(own.default_scale);
+  if (own.kind == "embedded") {
+    guidance.check();  // a number that a denoiser can be fed
+    guidance.scale = request.true_cfg_scale;
+  } else if (request.true_cfg_scale != 1) {
+    throw InputError("true_cfg_scale: this bundle's guidance is not embedded; use guidance_scale");
+  }
+  guidance.channels = own.channels;
   if (request.guidance_channels) {
     guidance.channels = *request.guidance_channels == 0 ? std::nullopt : request.guidance_channels;
   }
   guidance.interval = request.guidance_interval;
   guidance.rescale = request.guidance_rescale;
   guidance.batched = request.guidance_batched;
+  if (own.normalise) guidance.token = manifest.latents.patch_size;
   guidance.check();
+  guidance.scale += own.scale_offset;
+  guidance.check();
+  if (request.skip_guidance_layers.empty()) return guidance;
+  if (!(guidance.scale > 1)) {
+    throw InputError("skip_guidance_layers: this run is not guided; use a guidance_scale above 1");
+  }
+  guidance.skip = {request.skip_guidance_layers, request.skip_layer_guidance_scale, request.skip_layer_guidance_start,
+                   request.skip_layer_guidance_stop};
+  guidance.skip->check();
   return guidance;
 }
 
@@ -90,10 +109,17 @@ Result Drawing::generate(const Request& request) {
   }
   check_size("height", request.height, pixel_multiple());
   check_size("width", request.width, pixel_multiple());
-  Conditions conditions = read_conditions(manifest, request);
-  const sampling::Guidance guidance = read_guidance(manifest, request);
-  const Plan plan = plan_steps(bundle_, request);
-  const sampling::SolverTable& table = plan.table;
+  check_limits(manifest, request.height, request.width);
+  const std::optional<std::int64_t> tile = tile_of(request.vae_tile, manifest.latents.spatial_compression);
+  sampling::Guidance guidance = read_guidance(manifest, request);
+  const std::optional<Texts> texts = read_texts(manifest, request);
+  Result result;
+  const double scale = request.guidance_scale.value_or(manifest.guidance.default_scale);
+  Conditions conditions = read_conditions(manifest, request, guidance, scale, texts, [](const auto&, bool) -> Tensors {
+    throw InputError("prompt: this runtime reads no texts yet; give its conditions as tensors");
+  });
+  // Such a family guides towards a negative prompt only.
+  if (texts && !texts->negatives && request.unconditional.empty()) guidance.scale = 1;
 
   Pixels pixels;
   std::optional<std::int64_t> height = request.height, width = request.width;
@@ -101,13 +127,20 @@ Result Drawing::generate(const Request& request) {
     pixels = read_start(manifest, request, pixel_multiple(), conditions.batch);
     height = pixels.shape[2];
     width = pixels.shape[3];
+    check_limits(manifest, height, width);
   }
   const Shape shape = latents_shape(manifest, conditions.batch, height, width, request.num_frames);
-  std::map<std::string, std::string> owner;
-  bundle::bind_axes(*bundle_.component("denoiser").input("latents"), DType::float32, shape, conditions.sizes, owner);
+  for (Sizes* sizes : {&conditions.sizes, &conditions.unguided_sizes}) {
+    if (sizes->empty()) continue;
+    std::map<std::string, std::string> owner;
+    bundle::bind_axes(*bundle_.component("denoiser").input("latents"), DType::float32, shape, *sizes, owner);
+  }
+  const std::int64_t patch = manifest.latents.patch_size;
+  const std::int64_t tokens = shape[shape.size() - 2] * shape[shape.size() - 1] / (patch * patch);
+  const Plan plan = plan_steps(bundle_, request, tokens);
+  const sampling::SolverTable& table = plan.table;
   if (request.noise) check_noise(*request.noise, shape);
 
-  Result result;
   for (const auto& named : manifest.components) result.seconds[named.first] = 0.0;
   result.seed = read_seeds(request.seed, conditions.batch);
   sampling::NoiseSource source(result.seed);
@@ -116,7 +149,7 @@ Result Drawing::generate(const Request& request) {
 
   std::vector<float> clean;
   if (!pixels.values.empty()) {
-    clean = encode(components_->pool("vae_encoder"), pixels, shape, source, result.seconds["vae_encoder"]);
+    clean = encode(components_->pool("vae_encoder"), pixels, shape, source, tile, result.seconds["vae_encoder"]);
   }
   std::vector<float> noise(size);
   if (request.noise) {
@@ -128,7 +161,8 @@ Result Drawing::generate(const Request& request) {
 
   BindingPool& denoiser = components_->pool("denoiser");
   BindingPool* solver = denoiser.runner().device() == nullptr ? nullptr : components_->solver();
-  const Run run{manifest, table, plan.timestep_scale, conditions.tensors, guidance, shape, conditions.sizes};
+  const Run run{manifest, table, plan.timestep_scale, conditions.tensors,
+                guidance, shape, conditions.sizes,    conditions.unguided_sizes};
   result.latents.shape = shape;
   {
     const auto steps = open_steps(denoiser, solver, run, start.data());
@@ -152,7 +186,7 @@ Result Drawing::generate(const Request& request) {
     const bool pictures = request.output_type == OutputType::picture;
     std::int64_t made = 0;
     decode(components_->pool("vae_decoder"), result.latents.values.data(), shape, manifest.latents.spatial_compression,
-           result.seconds["vae_decoder"],
+           tile, result.seconds["vae_decoder"],
            [&](const float* planes, std::int64_t channels, std::int64_t rows, std::int64_t columns) {
              if (pictures) {
                result.images.push_back(to_picture(planes, channels, rows, columns));

@@ -17,15 +17,16 @@ HostSteps::HostSteps(BindingPool& denoiser, const Run& run, const float* start)
       batch_(static_cast<std::size_t>(run.shape[0])),
       size_(static_cast<std::size_t>(bundle::elements(run.shape))) {
   state_.reset(start);
-  if (run.guidance.scale > 1 && !run.guidance.batched) {
+  if (run.guidance.scale > 1 && !run.in_one_call()) {
     first_prediction_.resize(size_);
     if (denoiser.runner().component().output("variance") != nullptr) first_variance_.resize(size_);
   }
+  if (run.guidance.scale > 1 && run.guidance.skip) conditional_.resize(size_);
 }
 
 void HostSteps::predict(std::size_t row) {
-  const std::size_t channels = static_cast<std::size_t>(run_.shape[1]);
-  if (!run_.guidance.active(run_.table.rows[row].step, run_.table.num_steps)) {
+  const std::int64_t step = run_.table.rows[row].step;
+  if (!run_.guidance.active(step, run_.table.num_steps)) {
     Bound& one = bound(1);
     run_denoiser(one, row, 1);
     prediction_ = one.prediction;
@@ -33,24 +34,47 @@ void HostSteps::predict(std::size_t row) {
     return;
   }
   // The unguided parts, variance included, are the conditional ones, as in the original's forward_with_cfg.
-  if (run_.guidance.batched) {
+  float* guided = nullptr;
+  const float* unconditional = nullptr;
+  if (run_.in_one_call()) {
     Bound& both = bound(2);
     run_denoiser(both, row, 2);
-    run_.guidance.combine(both.prediction, both.prediction + size_, batch_, channels, size_ / (batch_ * channels));
-    prediction_ = both.prediction;
+    guided = both.prediction;
+    unconditional = both.prediction + size_;
     variance_ = both.variance;
-    return;
+  } else {
+    unconditional = predict_in_two_calls(row);
+    guided = first_prediction_.data();
+    variance_ = first_variance_.empty() ? nullptr : first_variance_.data();
   }
+  const bool skips = run_.guidance.skip && run_.guidance.skip->active(step, run_.table.num_steps);
+  if (skips) std::copy_n(guided, size_, conditional_.data());
+  const auto channels = static_cast<std::size_t>(run_.shape[1]), width = static_cast<std::size_t>(run_.shape.back());
+  run_.guidance.combine(guided, unconditional, batch_, channels, size_ / (batch_ * channels), width);
+  if (skips) {
+    Bound& one = bound(1);
+    write_conditions(one, 0, Half::skipping);
+    run_denoiser(one, row, 1);
+    write_conditions(one, 0, Half::conditional);
+    run_.guidance.skip->add(guided, conditional_.data(), one.prediction, size_);
+  }
+  prediction_ = guided;
+}
+
+const float* HostSteps::predict_in_two_calls(std::size_t row) {
   Bound& one = bound(1);
   run_denoiser(one, row, 1);
   std::copy_n(one.prediction, size_, first_prediction_.data());
   if (one.variance != nullptr) std::copy_n(one.variance, size_, first_variance_.data());
-  write_conditions(one, 0, false);
+  if (!run_.unguided_grid.empty()) {
+    Bound& other = bound_to_unguided();
+    run_denoiser(other, row, 1);
+    return other.prediction;
+  }
+  write_conditions(one, 0, Half::unconditional);
   run_denoiser(one, row, 1);
-  write_conditions(one, 0, true);
-  run_.guidance.combine(first_prediction_.data(), one.prediction, batch_, channels, size_ / (batch_ * channels));
-  prediction_ = first_prediction_.data();
-  variance_ = one.variance == nullptr ? nullptr : first_variance_.data();
+  write_conditions(one, 0, Half::conditional);
+  return one.prediction;
 }
 
 void HostSteps::advance(std::size_t row, const float* noise) {
@@ -62,24 +86,37 @@ void HostSteps::check(std::int64_t step) { check_latents(state_.sample(), size_,
 HostSteps::Bound& HostSteps::bound(std::size_t copies) {
   Bound& one = bound_[copies - 1];
   if (one.lease) return one;
-  Sizes sizes = run_.grid;
-  sizes["batch"] = static_cast<std::int64_t>(batch_ * copies);
-  one.lease = pool_.borrow(sizes);
-  one.latents = floats(one.lease->input("latents"), "latents");
-  one.timestep = floats(one.lease->input("timestep"), "timestep");
-  one.prediction = floats(one.lease->output("prediction"), "prediction");
-  const HostTensor* variance = one.lease->output("variance");
-  one.variance = variance == nullptr ? nullptr : floats(variance, "variance");
-  for (std::size_t copy = 0; copy < copies; ++copy) write_conditions(one, copy, copy == 0);
+  borrow(one, run_.grid, copies);
+  for (std::size_t copy = 0; copy < copies; ++copy) {
+    write_conditions(one, copy, copy == 0 ? Half::conditional : Half::unconditional);
+  }
   return one;
 }
 
-void HostSteps::write_conditions(Bound& bound, std::size_t copy, bool conditional) {
+HostSteps::Bound& HostSteps::bound_to_unguided() {
+  if (unguided_.lease) return unguided_;
+  borrow(unguided_, run_.unguided_grid, 1);
+  write_conditions(unguided_, 0, Half::unconditional);
+  return unguided_;
+}
+
+void HostSteps::borrow(Bound& bound, Sizes sizes, std::size_t copies) {
+  sizes["batch"] = static_cast<std::int64_t>(batch_ * copies);
+  bound.lease = pool_.borrow(sizes);
+  bound.latents = floats(bound.lease->input("latents"), "latents");
+  bound.timestep = floats(bound.lease->input("timestep"), "timestep");
+  bound.prediction = floats(bound.lease->output("prediction"), "prediction");
+  const HostTensor* variance = bound.lease->output("variance");
+  bound.variance = variance == nullptr ? nullptr : floats(variance, "variance");
+}
+
+void HostSteps::write_conditions(Bound& bound, std::size_t copy, Half half) {
   for (const Condition& condition : run_.conditions) {
-    const Tensor& tensor = conditional ? condition.conditional : condition.unconditional;
+    const Tensor* tensor = half == Half::unconditional ? &condition.unconditional : &condition.conditional;
+    if (half == Half::skipping && condition.skipping) tensor = &*condition.skipping;
     const HostTensor* input = bound.lease->input(condition.name);
-    std::memcpy(static_cast<std::byte*>(input->data) + copy * tensor.data.size(), tensor.data.data(),
-                tensor.data.size());
+    std::memcpy(static_cast<std::byte*>(input->data) + copy * tensor->data.size(), tensor->data.data(),
+                tensor->data.size());
   }
 }
 

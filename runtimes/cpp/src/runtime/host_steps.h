@@ -11,8 +11,8 @@
 namespace dit_deploy::runtime {
 
 // Batched guidance puts the conditional and the unconditional half into one call, conditional first, as diffusers'
-// DiTPipeline; otherwise they are two calls on the same buffers. After the first guided and the first unguided step,
-// steps allocate nothing.
+// DiTPipeline; otherwise they are two calls, on the same buffers where their texts have the same length. Skip-layer
+// guidance is a call of its own. After the first step of each kind, steps allocate nothing.
 class HostSteps final : public Steps {
  public:
   HostSteps(BindingPool& denoiser, const Run& run, const float* start);
@@ -33,17 +33,25 @@ class HostSteps final : public Steps {
     float* variance = nullptr;  // nullptr where nothing is learned
   };
 
+  // What a copy of the sample is evaluated with.
+  enum class Half { conditional, unconditional, skipping };
+
   Bound& bound(std::size_t copies);
-  // Writes conditions: the conditional ones to the first copy; with `guided`, the unconditional ones to the second.
-  void write_conditions(Bound& bound, std::size_t copy, bool conditional);
+  Bound& bound_to_unguided();
+  void borrow(Bound& bound, Sizes sizes, std::size_t copies);
+  void write_conditions(Bound& bound, std::size_t copy, Half half);
+  // Leaves the conditional half in first_prediction_ and first_variance_, and returns the other.
+  const float* predict_in_two_calls(std::size_t row);
   void run_denoiser(Bound& bound, std::size_t row, std::size_t copies);
 
   BindingPool& pool_;
   const Run run_;
   sampling::SolverState state_;
   std::size_t batch_, size_;
-  std::array<Bound, 2> bound_;
+  std::array<Bound, 2> bound_;                            // by copies - 1
+  Bound unguided_;                                        // where the unguided half has other sizes
   std::vector<float> first_prediction_, first_variance_;  // of the first of two calls
+  std::vector<float> conditional_;                        // what skip-layer guidance compares with
   const float* prediction_ = nullptr;
   const float* variance_ = nullptr;
   double seconds_ = 0;

@@ -13,6 +13,7 @@ struct Plan {
 };
 
 // Throws InputError where an argument is out of range, or the scheduler is none for this model.
-Plan plan_steps(const bundle::Bundle& bundle, const Request& request);
+// `tokens` is how many patches a sample has, by which a scheduler with dynamic shifting is shifted.
+Plan plan_steps(const bundle::Bundle& bundle, const Request& request, std::int64_t tokens);
 
 }  // namespace dit_deploy::runtime

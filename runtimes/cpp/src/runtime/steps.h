@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,8 @@ namespace dit_deploy::runtime {
 struct Condition {
   std::string name;
   Tensor conditional;
-  Tensor unconditional;  // equal to `conditional` where the condition is not guided
+  Tensor unconditional;                 // equal to `conditional` where the condition is not guided
+  std::optional<Tensor> skipping = {};  // where blocks are left out, for skip-layer guidance; else `conditional`
 };
 
 // What a run computes with; everything outlives the steps.
@@ -28,6 +30,10 @@ struct Run {
   const sampling::Guidance& guidance;
   Shape shape;  // of the latents
   Sizes grid;   // {"patch_height", …}: every free size of the denoiser but batch
+  // The same in the unguided half, where its texts have another length, so that the halves are two calls; else empty.
+  Sizes unguided_grid = {};
+
+  bool in_one_call() const { return guidance.batched && unguided_grid.empty(); }
 };
 
 class Steps {

@@ -40,7 +40,56 @@ double deviation(const float* values, std::size_t count) {
   return std::sqrt(std::max(square - all * (mean * mean), 0.0) / std::max(all - 1, 1.0));
 }
 
+// The Euclidean length of each token, summed as numpy sums it: channel by channel, row by row of the token's pixels, and
+// of those in a row their own sum first. `values` is [channels, rows · token, columns · token] with `rows` over all frames.
+void token_lengths(const float* values, std::size_t channels, std::size_t each, std::size_t width, std::size_t token,
+                   std::vector<float>& lengths) {
+  const std::size_t columns = width / token;
+  lengths.assign(each / (token * token), 0.0F);
+  for (std::size_t channel = 0; channel < channels; ++channel) {
+    for (std::size_t row = 0; row < each / width; ++row) {
+      const float* line = values + channel * each + row * width;
+      for (std::size_t column = 0; column < columns; ++column) {
+        float sum = 0;
+        for (std::size_t pixel = 0; pixel < token; ++pixel) {
+          const float value = line[column * token + pixel];
+          sum += value * value;
+        }
+        lengths[row / token * columns + column] += sum;
+      }
+    }
+  }
+  for (float& length : lengths) length = std::sqrt(length);
+}
+
 }  // namespace
+
+void SkipLayerGuidance::check() const {
+  const bool indices = std::all_of(layers.begin(), layers.end(), [](std::int64_t layer) { return layer >= 0; });
+  if (layers.empty() || !indices) {
+    std::vector<std::string> texts;
+    for (const std::int64_t layer : layers) texts.push_back(std::to_string(layer));
+    throw InputError("skip_guidance_layers: (" + join(texts) + (texts.size() == 1 ? ",)" : ")") +
+                     " came, indices of blocks were expected");
+  }
+  if (!std::isfinite(scale)) {
+    throw InputError("skip_layer_guidance_scale: " + number_repr(scale) + " came, a finite number was expected");
+  }
+  if (!(0 <= start && start <= stop && stop <= 1)) {
+    throw InputError("skip_layer_guidance_start and _stop: " + number_repr(start) + " and " + number_repr(stop) +
+                     " came, two fractions with 0 <= start <= stop <= 1 expected");
+  }
+}
+
+bool SkipLayerGuidance::active(std::int64_t step, std::int64_t num_steps) const {
+  const auto own = static_cast<double>(step), all = static_cast<double>(num_steps);
+  return all * start < own && own < all * stop;
+}
+
+void SkipLayerGuidance::add(float* guided, const float* conditional, const float* without, std::size_t count) const {
+  const float factor = to_single(scale);
+  for (std::size_t index = 0; index < count; ++index) guided[index] += (conditional[index] - without[index]) * factor;
+}
 
 void Guidance::check() const {
   if (!std::isfinite(scale)) {
@@ -65,7 +114,7 @@ bool Guidance::active(std::int64_t step, std::int64_t num_steps) const {
 }
 
 void Guidance::combine(float* conditional, const float* unconditional, std::size_t batch, std::size_t channels_in_all,
-                       std::size_t each) const {
+                       std::size_t each, std::size_t width) const {
   const std::size_t guided_channels = channels ? static_cast<std::size_t>(*channels) : channels_in_all;
   if (guided_channels > channels_in_all) {
     throw InputError("guidance channels: " + std::to_string(guided_channels) + " came, the prediction has " +
@@ -73,12 +122,23 @@ void Guidance::combine(float* conditional, const float* unconditional, std::size
   }
   const float factor = to_single(scale);
   const std::size_t count = guided_channels * each;
+  const std::size_t side = token ? static_cast<std::size_t>(*token) : 1, columns = width / side;
+  std::vector<float> lengths, guided_lengths;
   for (std::size_t sample = 0; sample < batch; ++sample) {
     float* const guided = conditional + sample * channels_in_all * each;  // the first channels: [count]
     const float* const other = unconditional + sample * channels_in_all * each;
     const double before = rescale != 0 ? deviation(guided, count) : 0;
+    if (token) token_lengths(guided, guided_channels, each, width, side, lengths);
     for (std::size_t index = 0; index < count; ++index) {
       guided[index] = (guided[index] - other[index]) * factor + other[index];
+    }
+    if (token) {
+      token_lengths(guided, guided_channels, each, width, side, guided_lengths);
+      for (std::size_t place = 0; place < lengths.size(); ++place) lengths[place] /= guided_lengths[place];
+      for (std::size_t index = 0; index < count; ++index) {
+        const std::size_t row = index % each / width, column = index % width;
+        guided[index] *= lengths[row / side * columns + column / side];
+      }
     }
     if (rescale == 0) continue;
     const double after = deviation(guided, count);

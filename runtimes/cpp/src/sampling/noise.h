@@ -39,6 +39,8 @@ class NoiseSource {
  public:
   // One seed, or one a sample. Throws InputError where there is none.
   explicit NoiseSource(const std::vector<std::uint64_t>& seeds);
+  // Whether all samples draw from one generator.
+  bool shared() const { return generators_.size() == 1; }
   // Writes the next draw, `batch` × `each` values. Throws InputError where there are several seeds, and not `batch`.
   void draw(float* out, std::size_t batch, std::size_t each);
 

@@ -229,17 +229,21 @@ json resolve_scheduler(const json& own, const std::string& scheduler) {
   return config;
 }
 
-std::int64_t image_to_image_begin(std::int64_t num_inference_steps, double strength) {
+std::int64_t image_to_image_begin(std::int64_t num_inference_steps, double strength, bool round_up) {
   check_whole("num_inference_steps", num_inference_steps, 1);
   check_number("strength", strength, std::pair(0.0, 1.0));
   const auto steps = static_cast<double>(num_inference_steps);
-  const double run = std::min(std::trunc(steps * strength), steps);
+  const double fraction = steps * strength;
+  const double run = round_up ? steps - std::trunc(steps - fraction) : std::min(std::trunc(fraction), steps);
   if (run < 1) {
     throw InputError("strength: " + number_repr(strength) + " of " + std::to_string(num_inference_steps) +
                      " steps leaves none to run; use " + number_text(1 / steps) + " or more, or more steps");
   }
   return num_inference_steps - static_cast<std::int64_t>(run);
 }
+
+bool takes_sigmas(const json& config) { return (solver_of(config).takes & kTakesSigmas) != 0; }
+bool takes_mu(const json& config) { return (solver_of(config).takes & kTakesMu) != 0; }
 
 std::string prediction_type(const json& config) {
   const json defaults = solver_of(config).options();

@@ -27,8 +27,13 @@ SolverTable solver_table(const nlohmann::json& config, const SolverRequest& requ
 // of a config. Throws InputError.
 nlohmann::json resolve_scheduler(const nlohmann::json& own, const std::string& scheduler);
 
-// The first step of image-to-image. Throws InputError.
-std::int64_t image_to_image_begin(std::int64_t num_inference_steps, double strength);
+// The first step of image-to-image; `round_up` runs the step that is begun, as pipelines of flow models do. Throws
+// InputError.
+std::int64_t image_to_image_begin(std::int64_t num_inference_steps, double strength, bool round_up = false);
+
+// Which of a request's arguments a resolved config's class has a use for.
+bool takes_sigmas(const nlohmann::json& config);
+bool takes_mu(const nlohmann::json& config);
 
 // What a resolved config takes the model's output for, in the manifest's words; and its num_train_timesteps, with the
 // class's defaults.

@@ -33,6 +33,7 @@ float* write_over(float* out, const std::vector<double>& coefficients, const std
 
 std::string no_solver_rows(const SolverTable& table, const Guidance& guidance) {
   if (guidance.rescale != 0) return "guidance rescale: the solver graph has none; the loop on the host has";
+  if (guidance.token) return "guidance of tokens: the solver graph has none; the loop on the host has";
   for (std::size_t row = 0; row < table.rows.size(); ++row) {
     const std::size_t count = older_outputs(table.rows[row]).size();
     if (count > kOlder) {

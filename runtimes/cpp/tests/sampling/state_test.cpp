@@ -93,7 +93,7 @@ TEST_CASE("guided predictions are numpy's") {
     Numbers numbers(7);
     std::vector<float> conditional = numbers.array(kBatch * kChannels * kEach);
     const std::vector<float> unconditional = numbers.array(conditional.size());
-    guidance.combine(conditional.data(), unconditional.data(), kBatch, kChannels, kEach);
+    guidance.combine(conditional.data(), unconditional.data(), kBatch, kChannels, kEach, kEach);
     CHECK(conditional == expected.at("values").get<std::vector<float>>());
   }
 }
@@ -113,7 +113,7 @@ TEST_CASE("guidance out of range, and the steps that it guides") {
   CHECK(checked(rescale) == "guidance rescale: 1.5 came, a number of 0 to 1 was expected");
   channels.channels = 5;
   std::vector<float> values(8), others(8);
-  CHECK(message_of([&] { channels.combine(values.data(), others.data(), 1, 4, 2); }) ==
+  CHECK(message_of([&] { channels.combine(values.data(), others.data(), 1, 4, 2, 2); }) ==
         "guidance channels: 5 came, the prediction has 4");
 
   interval.interval = {0.25, 0.75};
@@ -128,7 +128,7 @@ TEST_CASE("a constant prediction has no deviation to bring back") {
   guidance.rescale = 1;
   std::vector<float> conditional(6, 0.5F);
   const std::vector<float> unconditional(6, 0.25F);
-  guidance.combine(conditional.data(), unconditional.data(), 1, 3, 2);
+  guidance.combine(conditional.data(), unconditional.data(), 1, 3, 2, 2);
   CHECK(conditional == std::vector<float>(6, 1.0F));
 }
 

@@ -63,10 +63,14 @@ bool has_engines(const std::filesystem::path& bundle) {
 // The request, but for class labels, whose names the opened bundle knows.
 Request request_of(const Arguments& arguments) {
   Request request;
+  request.prompt = arguments.prompt;
+  request.negative_prompt = arguments.negative_prompt;
+  request.num_images_per_prompt = arguments.images_per_prompt;
   request.num_inference_steps = arguments.steps;
   request.scheduler = arguments.scheduler;
   request.eta = arguments.eta;
   request.guidance_scale = arguments.guidance_scale;
+  request.true_cfg_scale = arguments.true_cfg_scale;
   request.guidance_channels = guidance_channels(arguments.guidance_channels);
   request.guidance_interval = arguments.guidance_interval;
   request.guidance_rescale = arguments.guidance_rescale;
@@ -75,6 +79,7 @@ Request request_of(const Arguments& arguments) {
   request.height = arguments.height;
   request.width = arguments.width;
   request.strength = arguments.strength;
+  request.vae_tile = arguments.vae_tile;
   for (const std::string& path : arguments.init_image) request.image.push_back(read_picture(path));
   return request;
 }
@@ -93,30 +98,45 @@ std::string summary(const std::vector<std::filesystem::path>& files, const Resul
   return text + seconds;
 }
 
-int generate(const Arguments& arguments) {
-  if (arguments.class_label.empty()) {
-    throw InputError("--class-label: none came; give one for each picture, by number or name");
-  }
-  if (arguments.columns && !arguments.grid) {
-    throw InputError("--columns " + std::to_string(*arguments.columns) +
-                     " is for --grid; add it, or leave --columns out");
-  }
-  const bool repeated = arguments.class_label.size() == 1 && arguments.seed.size() > 1;
-  const std::size_t count = repeated ? arguments.seed.size() : arguments.class_label.size();
-  const auto files = plan_files(arguments.out, count, arguments.grid, arguments.overwrite);
-  Request request = request_of(arguments);
-
+Options options_of(const Arguments& arguments) {
   Options options;
   options.engine = arguments.engine;
   options.threads = static_cast<int>(arguments.threads);
   options.provider_libraries = arguments.provider_library;
-  const Pipeline pipeline = Pipeline::open(arguments.bundle, options);
+  return options;
+}
+
+// How many pictures there will be. Throws InputError where nothing says what to draw.
+std::size_t count_pictures(const Arguments& arguments) {
+  if (!arguments.class_label.empty()) {
+    const bool repeated = arguments.class_label.size() == 1 && arguments.seed.size() > 1;
+    return repeated ? arguments.seed.size() : arguments.class_label.size();
+  }
+  if (!arguments.prompt.empty()) {
+    return arguments.prompt.size() * static_cast<std::size_t>(arguments.images_per_prompt);
+  }
+  if (Pipeline::open(arguments.bundle, options_of(arguments)).takes_prompts()) {
+    throw InputError("--prompt: none came; say what to draw");
+  }
+  throw InputError("--class-label: none came; give one for each picture, by number or name");
+}
+
+int generate(const Arguments& arguments) {
+  if (arguments.columns && !arguments.grid) {
+    throw InputError("--columns " + std::to_string(*arguments.columns) +
+                     " is for --grid; add it, or leave --columns out");
+  }
+  const std::size_t count = count_pictures(arguments);
+  const auto files = plan_files(arguments.out, count, arguments.grid, arguments.overwrite);
+  Request request = request_of(arguments);
+
+  const Pipeline pipeline = Pipeline::open(arguments.bundle, options_of(arguments));
   stop_if_interrupted();
   if (arguments.engine == "auto" && has_engines(arguments.bundle)) {
     std::fprintf(stderr, "engine %s\n", pipeline.engine_reason().c_str());
   }
   request.class_labels = class_indices(arguments.class_label, pipeline.labels());
-  if (repeated) request.class_labels.assign(count, request.class_labels.front());
+  if (request.class_labels.size() == 1) request.class_labels.assign(count, request.class_labels.front());
   Result result;
   {
     StepBar bar("denoising");
@@ -126,6 +146,7 @@ int generate(const Arguments& arguments) {
     };
     result = pipeline.generate(request);
   }
+  for (const std::string& warning : result.warnings) std::fprintf(stderr, "%s\n", warning.c_str());
   for (const std::string& warning : pipeline.warnings()) std::fprintf(stderr, "%s\n", warning.c_str());
   stop_if_interrupted();
   const auto sheet = [&] { return std::vector<Picture>{contact_sheet(result.images, arguments.columns)}; };

@@ -86,12 +86,22 @@ const std::vector<Option>& options() {
   static const std::vector<Option> table = {
       option("--class-label", "N|NAME", &A::class_label,
              "Class to draw, by number or name. Again for each further picture."),
+      option("--prompt", "TEXT", &A::prompt,
+             "What to draw, for a bundle with text encoders. Again for each further prompt."),
+      option("--negative-prompt", "TEXT", &A::negative_prompt,
+             "What to keep away from. One for all prompts, or again for each.", "(the model's own)"),
+      {"--images-per-prompt", "", "N", "Pictures of each prompt.", "1; x>=1", 1,
+       [](A& arguments, const Values& values) {
+         arguments.images_per_prompt = at_least_1("--images-per-prompt", values.front());
+       }},
       option("--steps", "N", &A::steps, "Denoising steps.", "(the model's own)"),
       option("--scheduler", "NAME", &A::scheduler, "A diffusers scheduler, such as DPMSolverMultistepScheduler.",
              "(the model's own)"),
       option("--eta", "X", &A::eta, "Stochasticity of DDIM, 0 to 1.", "0.0"),
       option("--guidance-scale", "X", &A::guidance_scale, "Classifier-free guidance; 1 and below is none.",
              "(the model's own)"),
+      option("--true-cfg-scale", "X", &A::true_cfg_scale,
+             "Classifier-free guidance of a model whose own is embedded in it (FLUX).", "1.0"),
       option("--guidance-channels", "N|all|model", &A::guidance_channels,
              "How many leading latent channels are guided.", "model"),
       {"--guidance-interval", "", "FROM TO", "Guide in this part of the steps only, as fractions.", "0.0, 1.0", 2,
@@ -110,6 +120,8 @@ const std::vector<Option>& options() {
       option("--width", "PIXELS", &A::width, "Width.", "(the training size)"),
       option("--init-image", "FILE", &A::init_image, "Picture to start from. One, or again for each class label."),
       option("--strength", "X", &A::strength, "How much of --init-image is redrawn, 0 to 1.", "(0.8)"),
+      option("--vae-tile", "PIXELS", &A::vae_tile,
+             "Larger pictures go through the VAE in pieces of this size, in the memory of one.", "(in one piece)"),
       flag("--grid", &A::grid, "All pictures on one contact sheet."),
       {"--columns", "", "N", "Columns of the contact sheet.", "(nearly square); x>=1", 1,
        [](A& arguments, const Values& values) { arguments.columns = at_least_1("--columns", values.front()); }},
@@ -245,7 +257,8 @@ std::string help() {
       "Usage: dit-deploy-run [OPTIONS] BUNDLE OUT\n"
       "       dit-deploy-run --verify BUNDLE\n"
       "\n"
-      "  Draw pictures, one for each --class-label.\n"
+      "  Draw pictures, one for each --class-label, or --images-per-prompt for each\n"
+      "  --prompt.\n"
       "\n"
       "  Exit status: 0 done; 1 a check failed (--verify); 2 bad input; 3 a defect\n"
       "  of dit-deploy; 130 interrupted.\n"

@@ -23,10 +23,13 @@ class UsageError : public InputError {
 struct Arguments {
   std::string bundle, out;
   std::vector<std::string> class_label;
+  std::vector<std::string> prompt, negative_prompt;
+  std::int64_t images_per_prompt = 1;
   std::optional<std::int64_t> steps;
   std::string scheduler;
   double eta = 0.0;
   std::optional<double> guidance_scale;
+  double true_cfg_scale = 1.0;
   std::string guidance_channels = "model";
   std::pair<double, double> guidance_interval{0.0, 1.0};
   double guidance_rescale = 0.0;
@@ -35,6 +38,7 @@ struct Arguments {
   std::optional<std::int64_t> height, width;
   std::vector<std::string> init_image;
   std::optional<double> strength;
+  std::optional<std::int64_t> vae_tile;
   bool grid = false;
   std::optional<std::int64_t> columns;
   std::string engine = "auto";

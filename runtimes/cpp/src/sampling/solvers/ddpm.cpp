@@ -35,8 +35,12 @@ nlohmann::json ddpm_options() {
 SolverTable build_ddpm(const Options& options, const SolverRequest& request) {
   const std::string prediction_type = options.choice("prediction_type", {"epsilon", "sample", "v_prediction"});
   // "learned" is left out: its variance is the network's output itself, whose square root is a term of its own.
-  const std::string variance_type = options.choice(
-      "variance_type", {"fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range"});
+  // None, as a config of DPM-Solver has it, leaves the variance as it is computed: that is the small one.
+  const std::string variance_type =
+      options.get("variance_type").is_null()
+          ? "fixed_small"
+          : options.choice("variance_type",
+                           {"fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range"});
   const bool small = variance_type.rfind("fixed_small", 0) == 0;
   const double clip =
       options.flag("clip_sample") ? options.number("clip_sample_range", 0) : std::numeric_limits<double>::infinity();
