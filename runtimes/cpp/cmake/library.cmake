@@ -1,6 +1,6 @@
 # The library: dit_deploy_objects, which the tests link to reach what is hidden, and dit_deploy made of them.
 file(GLOB _sources CONFIGURE_DEPENDS src/*.cpp src/bundle/*.cpp src/sampling/*.cpp src/sampling/solvers/*.cpp
-     src/runtime/*.cpp)
+     src/runtime/*.cpp src/tokenizer/*.cpp)
 
 # The fused INT8 operators choose an instruction set by g++'s pragmas, which clang does not know.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 11 AND UNIX AND NOT APPLE)

@@ -55,16 +55,18 @@ struct Golden {
   SafeTensors file;
   Request request;
   std::string engine;
+  std::vector<std::string> warnings;
 };
 
 Golden read_golden(const fs::path& path) {
-  Golden golden{read_safetensors(path), {}, {}};
+  Golden golden{read_safetensors(path), {}, {}, {}};
   const auto& metadata = golden.file.metadata;
   REQUIRE(metadata.at("format") == "dit-deploy-golden");
   REQUIRE(metadata.at("version") == std::to_string(kGoldenVersion));
   const auto words = nlohmann::json::parse(metadata.at("request"));
   golden.request = read_request(words);
   golden.engine = words.at("engine").get<std::string>();
+  golden.warnings = nlohmann::json::parse(metadata.at("warnings")).get<std::vector<std::string>>();
   for (std::size_t i = 0; golden.file.has("image." + std::to_string(i)); ++i) {
     const SafeTensor& image = golden.file.at("image." + std::to_string(i));
     golden.request.image.push_back(
@@ -88,7 +90,8 @@ struct Differences {
 };
 
 // Draws a case and holds each step against the tensors of `prefix`.
-Differences draw_again(const Pipeline& pipeline, Request request, const SafeTensors& file, std::string prefix) {
+Differences draw_again(const Pipeline& pipeline, Request request, const Golden& golden, std::string prefix) {
+  const SafeTensors& file = golden.file;
   if (!file.has(prefix + "latents")) prefix.clear();  // the run does not differ from the other
   const SafeTensor& steps = file.at(prefix + "latents");
   const std::vector<float> expected = steps.values<float>();
@@ -111,6 +114,7 @@ Differences draw_again(const Pipeline& pipeline, Request request, const SafeTens
   request.output_type = file.has("array") ? OutputType::array : OutputType::latent;
   Result result = pipeline.generate(request);
   REQUIRE(seen == count);
+  CHECK(result.warnings == golden.warnings);
   REQUIRE(result.latents.shape == shape);
   CHECK(result.seed == request.seed);
   CHECK(largest_difference(result.latents.values.data(), expected.data() + (count - 1) * size, size) <= kLatentsLimit);
@@ -147,7 +151,9 @@ Differences draw_again(const Pipeline& pipeline, Request request, const SafeTens
 std::vector<float> first_draw(const Golden& golden, std::size_t batch, std::size_t each) {
   sampling::NoiseSource source(golden.request.seed);
   std::vector<float> noise(batch * each);
-  if (!golden.request.image.empty()) source.draw(noise.data(), batch, each);
+  if (!golden.request.image.empty()) {
+    source.draw(noise.data(), source.shared() ? golden.request.image.size() : batch, each);
+  }
   source.draw(noise.data(), batch, each);
   return noise;
 }
@@ -181,7 +187,7 @@ TEST_CASE("golden files: with the noise given, each step and the pictures are Py
     Request request = golden.request;
     const SafeTensor& noise = golden.file.at("noise");
     request.noise = Array{noise.shape, noise.values<float>()};
-    const Differences found = draw_again(pipeline, request, golden.file, "given.");
+    const Differences found = draw_again(pipeline, request, golden, "given.");
     MESSAGE(what, ": largest difference of latents ", found.latents, ", of pictures ", found.picture * 255, "/255");
   });
 }
@@ -194,7 +200,7 @@ TEST_CASE("golden files: from the seed, noise, each step and the pictures are Py
     const std::vector<float> drawn = first_draw(golden, batch, expected.size() / batch);
     const double difference = largest_difference(drawn.data(), expected.data(), expected.size());
     CHECK(difference <= kNoiseLimit);
-    const Differences found = draw_again(pipeline, golden.request, golden.file, "");
+    const Differences found = draw_again(pipeline, golden.request, golden, "");
     MESSAGE(what, ": largest difference of noise ", difference, ", of latents ", found.latents, ", of pictures ",
             found.picture * 255, "/255");
   });

@@ -206,8 +206,20 @@ TEST_CASE("requests: what this bundle has no use for, and sizes that no machine 
   if (demo == nullptr) return;
   demo->check_refused("InputError", "prompt: this bundle has no text encoder",
                       [](Request& request) { request.prompt = {"a boot"}; });
-  demo->check_refused("InputError", "negative_prompt: this bundle has no text encoder",
+  demo->check_refused("InputError", "negative_prompt: came without a prompt; give prompt too, or leave it out",
                       [](Request& request) { request.negative_prompt = {"a boot"}; });
+  demo->check_refused("InputError", "num_images_per_prompt: 0 came, an integer of 1 or more was expected",
+                      [](Request& request) { request.num_images_per_prompt = 0; });
+  demo->check_refused("InputError", "num_images_per_prompt: 2 came without a prompt",
+                      [](Request& request) { request.num_images_per_prompt = 2; });
+  demo->check_refused("InputError", "true_cfg_scale: this bundle's guidance is not embedded",
+                      [](Request& request) { request.true_cfg_scale = 2; });
+  demo->check_refused("InputError", "skip_guidance_layers: no blocks of this bundle's denoiser can be left out",
+                      [](Request& request) { request.skip_guidance_layers = {1}; });
+  for (const std::int64_t tile : {std::int64_t{0}, std::int64_t{-16}, std::int64_t{8}, std::int64_t{20}, INT64_MAX}) {
+    demo->check_refused("InputError", "vae_tile: " + std::to_string(tile) + " came, expected a multiple of 16 pixels",
+                        [=](Request& request) { request.vae_tile = tile; });
+  }
   demo->check_refused("InputError", "num_frames: 9 came", [](Request& request) { request.num_frames = 9; });
   demo->check_refused("InputError", "num_frames: -1 came", [](Request& request) { request.num_frames = -1; });
   for (const std::int64_t size : {std::int64_t{1} << 40, std::int64_t{1} << 62, INT64_MAX, INT64_MAX - 7, INT64_MIN}) {

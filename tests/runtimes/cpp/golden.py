@@ -28,6 +28,8 @@ import json
 import os
 import shutil
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +65,7 @@ class Model:
     width: int
     classes: int
     channels: int  # of the latents
+    compression: int  # pixels on a side of a latent pixel
 
     def picture(self, seed: int, rows: float = 1, columns: float = 1, channels: int = 3) -> NDArray[np.uint8]:
         """Return a smooth picture with some noise on it, ``rows`` × ``columns`` times the training size."""
@@ -117,12 +120,26 @@ def _draw(*labels: int, steps: int, seed: int | list[int], **more: Any) -> Calla
     return request
 
 
+def _say(*prompts: str, steps: int, seed: int | list[int], **more: Any) -> Callable[[Model], dict[str, Any]]:
+    """Return what makes a request with prompts, of a small picture; see :func:`_draw`."""
+
+    def request(model: Model) -> dict[str, Any]:
+        chosen = {name: value(model) if callable(value) else value for name, value in more.items()}
+        sizes = {"height": min(model.height, 6 * model.multiple), "width": min(model.width, 6 * model.multiple)}
+        return {"prompt": list(prompts), "num_inference_steps": steps, "seed": seed, **sizes, **chosen}
+
+    return request
+
+
 _CLASSES = ("class_labels", "epsilon")
 _GUIDED = (*_CLASSES, "guidance")
 _VARIANCE = (*_GUIDED, "learned_range_variance")
 _IMAGE = (*_GUIDED, "vae_encoder")
 _LEARNED = {"_class_name": "DDPMScheduler", "variance_type": "learned_range", "clip_sample": False}
 _EACH = [13, 2**32 + 14, 2**63 + 15]
+_SAID = ("prompts",)
+_GUIDED_TEXT = (*_SAID, "guidance")
+_CAT, _FOX = "a photo of a small cat on a red sofa", "картина маслом: лиса в снегу &amp; 高清细节 🙂"
 
 #: A family adds its own here, a line each.
 CASES: tuple[Case, ...] = (
@@ -170,6 +187,33 @@ CASES: tuple[Case, ...] = (
         for engine in ENGINES
         for scheduler in ("ddim", "dpmsolver++", "unipc")
     ),
+    Case("prompt", _SAID, _say(_CAT, steps=4, seed=25)),
+    Case("prompts", _SAID, _say(_CAT, _FOX, steps=3, seed=[26, 27], height=lambda m: 7 * m.multiple)),
+    Case("prompt-negative", _GUIDED_TEXT, _say(_FOX, steps=3, seed=28, negative_prompt=["blurry, Low quality "])),
+    Case("prompt-plain", _GUIDED_TEXT, _say(_CAT, steps=3, seed=29, guidance_scale=1.0)),
+    Case("prompt-apart", _GUIDED_TEXT, _say(_CAT, steps=2, seed=30, num_images_per_prompt=2, guidance_batched=False)),
+    Case("prompt-cut", _SAID, _say("red sofa, " * 150, "  ", steps=2, seed=31)),
+    Case("prompt-scale", (*_SAID, "embedded"), _say(_CAT, steps=3, seed=32, guidance_scale=7.5)),
+    Case(
+        "prompt-true-cfg",
+        (*_SAID, "embedded"),
+        _say(_FOX, steps=3, seed=33, true_cfg_scale=3.0, negative_prompt=["blurry"]),
+    ),
+    Case(
+        "prompt-skip-layers",
+        (*_GUIDED_TEXT, "skip_layers"),
+        _say(_CAT, _FOX, steps=8, seed=34, skip_guidance_layers=[1], skip_layer_guidance_stop=0.5),
+    ),
+    Case(
+        "prompt-image",
+        (*_SAID, "vae_encoder"),
+        _say(_CAT, steps=5, seed=35, num_images_per_prompt=2, image=lambda m: [m.picture(7)], strength=0.7),
+    ),
+    Case(
+        "prompt-tiles",
+        (*_SAID, "vae_encoder"),
+        _say(_FOX, steps=3, seed=36, image=lambda m: [m.picture(8)], vae_tile=lambda m: 8 * m.compression),
+    ),
 )
 
 
@@ -180,6 +224,12 @@ def features(bundle: Bundle) -> set[str]:
     found |= {manifest.prediction.type, *(f"engine {name}" for name in bundle.engine_names())}
     if manifest.guidance.kind == "classifier_free":
         found.add("guidance")
+    if manifest.guidance.kind == "embedded":
+        found.add("embedded")
+    if manifest.guidance.skip_layers is not None:
+        found.add("skip_layers")
+    if manifest.prompts is not None:
+        found.add("prompts")
     if manifest.prediction.learned_range_variance:
         found.add("learned_range_variance")
     return found
@@ -220,14 +270,19 @@ def write_case(pipe: Pipeline, case: Case, path: Path) -> None:
     from safetensors.numpy import save_file
 
     request = case.request(_model(pipe))
-    arrays = _run(pipe, request)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        arrays = _run(pipe, request)
+    said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
     arrays["noise"] = _first_draw(pipe, request, arrays["latents"].shape[1:])
-    given = _run(pipe, {**request, "noise": arrays["noise"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the same again
+        given = _run(pipe, {**request, "noise": arrays["noise"]})
     if not np.array_equal(given["latents"], arrays["latents"]):
         arrays |= {f"given.{name}": array for name, array in given.items()}
     arrays |= {f"image.{index}": picture for index, picture in enumerate(request.get("image", ()))}
     words = {name: value for name, value in request.items() if name != "image"} | {"engine": case.engine}
-    metadata = {"format": FORMAT, "version": str(VERSION), "request": json.dumps(words)}
+    metadata = {"format": FORMAT, "version": str(VERSION), "request": json.dumps(words), "warnings": json.dumps(said)}
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata)
 
 
@@ -254,7 +309,7 @@ def _first_draw(pipe: Pipeline, request: dict[str, Any], shape: tuple[int, ...])
     """Return the noise that a run begins with: the draw after the posterior's, where it starts from pictures."""
     source = NoiseSource(request["seed"])
     if "image" in request and any(spec.name == "std" for spec in pipe.bundle.component("vae_encoder").outputs):
-        source.draw(shape)
+        source.draw((len(request["image"]), *shape[1:]) if source.shared else shape)
     return source.draw(shape)
 
 
@@ -265,7 +320,7 @@ def _model(pipe: Pipeline) -> Model:
     maximum = specs["class_labels"].maximum if "class_labels" in specs else None
     classes = int(null if null is not None else (maximum or 0) + 1)
     scale = latents.spatial_compression
-    return Model(pipe.pixel_multiple, latents.height * scale, latents.width * scale, max(classes, 1), latents.channels)
+    return Model(pipe.pixel_multiple, latents.height * scale, latents.width * scale, max(classes, 1), latents.channels, scale)
 
 
 def _empty(out: Path) -> None:
@@ -297,6 +352,22 @@ def make_demo(folder: Path) -> Bundle:
     return Bundle.open(path)
 
 
+def make_text_bundles(folder: Path) -> dict[str, Bundle]:
+    """Export tiny random pipelines with text encoders into ``folder``, each where it is not there yet; by name."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))  # for tests.families, when run as a program
+    from dit_deploy.exporters import export
+    from tests.families import flux, pixart, sd3
+
+    made = {}
+    for name, save in {"pixart": pixart.sigma, "sd3": sd3.sd35, "flux": flux.make_flux}.items():
+        if not (folder / name).is_dir():
+            with tempfile.TemporaryDirectory() as source:
+                export(save(Path(source)), folder / name)
+        made[name] = Bundle.open(folder / name)
+    return made
+
+
 def without_vae(bundle: Bundle, path: Path) -> Path:
     """Write a copy of ``bundle`` at ``path`` that has a denoiser and nothing else, and return it."""
     if path.is_dir():
@@ -321,6 +392,8 @@ def write_all(out: Path) -> None:
     for name, opened in (("fashion", bundle), ("fashion-denoiser", Bundle.open(alone))):
         cases = write_goldens(opened, out / name, () if opened is bundle else ("ddim", "euler-ancestral"))
         print(f"{out / name}: {len(cases)} cases")
+    for name, opened in make_text_bundles(out / "bundles").items():
+        print(f"{out / name}: {len(write_goldens(opened, out / name))} cases")
     count = write_refusals(out / "bundles", out / "refusals.json")
     print(f"{out / 'refusals.json'}: {count} requests that are refused")
 

@@ -53,6 +53,8 @@ class Bundle {
 
   // Holds the SHA-256 of a component's files against the manifest, each file once a process. Throws IntegrityError.
   void check(const std::string& component) const;
+  // The same for one recorded file.
+  void check_file(const std::string& relative) const;
 
   // Names of the finished engines, sorted.
   std::vector<std::string> engine_names() const;

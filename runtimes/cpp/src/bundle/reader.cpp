@@ -168,10 +168,14 @@ nlohmann::json Bundle::scheduler_config() const {
 
 void Bundle::check(const std::string& name) const {
   const std::string folder = parent_of(component(name).path);
-  for (const auto& [relative, record] : manifest_.files) {
-    if (lies_in(relative, folder))
-      check_sha256(file(relative), record, {"the manifest", "export the bundle again, or copy it again", path_});
+  for (const auto& named : manifest_.files) {
+    if (lies_in(named.first, folder)) check_file(named.first);
   }
+}
+
+void Bundle::check_file(const std::string& relative) const {
+  check_sha256(file(relative), manifest_.files.at(relative),
+               {"the manifest", "export the bundle again, or copy it again", path_});
 }
 
 std::vector<std::string> Bundle::engine_names() const { return bundle::engine_names(path_); }

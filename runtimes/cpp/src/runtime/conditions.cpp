@@ -230,6 +230,10 @@ Conditions read_conditions(const bundle::Manifest& manifest, const Request& requ
     }
     Condition condition{spec.name, std::move(found->second), {}, std::nullopt};
     check_tensor(spec, condition.conditional, read.sizes, owner);
+    if (const auto size = read.sizes.find("batch"); size != read.sizes.end()) {  // both halves have as many samples
+      read.unguided_sizes.insert(*size);
+      unguided_owner.emplace("batch", owner["batch"]);
+    }
     if (const auto other = given.unconditional.find(spec.name); other != given.unconditional.end()) {
       condition.unconditional = std::move(other->second);
     } else if (const auto value = own.unconditional.find(spec.name); value != own.unconditional.end()) {
@@ -243,10 +247,6 @@ Conditions read_conditions(const bundle::Manifest& manifest, const Request& requ
     read.tensors.push_back(std::move(condition));
   }
   read.batch = read.sizes.emplace("batch", batch).first->second;
-  if (read.unguided_sizes.emplace("batch", batch).first->second != read.batch) {
-    throw InputError("unconditional: " + std::to_string(read.unguided_sizes["batch"]) +
-                     " samples came, the other half has " + std::to_string(read.batch));
-  }
   if (same_shapes) read.unguided_sizes.clear();
   return read;
 }

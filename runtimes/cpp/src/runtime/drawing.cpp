@@ -93,6 +93,7 @@ Drawing::Drawing(bundle::Bundle bundle, const Options& options, Runners runners)
   engine_ = std::move(choice.name);
   engine_reason_ = std::move(choice.reason);
   components_ = std::make_unique<Components>(bundle_, std::move(choice.engine), options, std::move(runners));
+  if (bundle_.manifest().prompts) prompts_ = std::make_unique<PromptReader>(bundle_, *components_);
   components_->pool("denoiser");  // at once, so that errors come early
 }
 
@@ -115,9 +116,9 @@ Result Drawing::generate(const Request& request) {
   const std::optional<Texts> texts = read_texts(manifest, request);
   Result result;
   const double scale = request.guidance_scale.value_or(manifest.guidance.default_scale);
-  Conditions conditions = read_conditions(manifest, request, guidance, scale, texts, [](const auto&, bool) -> Tensors {
-    throw InputError("prompt: this runtime reads no texts yet; give its conditions as tensors");
-  });
+  Conditions conditions =
+      read_conditions(manifest, request, guidance, scale, texts,
+                      [&](const auto& one, bool negative) { return prompts_->read(one, negative, result.warnings); });
   // Such a family guides towards a negative prompt only.
   if (texts && !texts->negatives && request.unconditional.empty()) guidance.scale = 1;
 

@@ -1,13 +1,14 @@
 // VAE encode → sampling loop → VAE decode, over any backend; runtimes/pipeline.py.
 #pragma once
 
-#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "bundle/bundle.h"
 #include "dit_deploy/pipeline.hpp"
 #include "runtime/components.h"
+#include "runtime/prompts.h"
 
 namespace dit_deploy::runtime {
 
@@ -32,6 +33,7 @@ class Drawing {
   const bundle::Bundle bundle_;
   std::string engine_, engine_reason_;
   std::unique_ptr<Components> components_;
+  std::unique_ptr<PromptReader> prompts_;  // where the bundle has text encoders
 };
 
 }  // namespace dit_deploy::runtime

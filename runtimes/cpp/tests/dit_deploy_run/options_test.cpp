@@ -57,7 +57,7 @@ TEST_CASE("what cannot be read") {
   CHECK(refused({"b"}) == "Missing argument 'OUT'." + see);
   CHECK(refused({"b", "o", "c"}) == "Got unexpected extra argument (c)." + see);
   CHECK(refused({"--verify", "b", "o"}) == "Got unexpected extra argument (o)." + see);
-  CHECK(refused({"--prompt", "x"}) == "No such option: --prompt." + see);
+  CHECK(refused({"--style", "x"}) == "No such option: --style." + see);
   CHECK(refused({"b", "o", "--steps"}) == "Option '--steps' requires an argument." + see);
   CHECK(refused({"b", "o", "--guidance-interval", "1"}) == "Option '--guidance-interval' requires 2 arguments." + see);
   CHECK(refused({"--grid=1"}) == "Option '--grid' does not take a value." + see);
