@@ -72,7 +72,7 @@ def generate(
     ] = None,
     true_cfg_scale: Annotated[
         float,
-        typer.Option(metavar="X", help="Classifier-free guidance of a model whose own is embedded in it (FLUX)."),
+        typer.Option(metavar="X", help="Classifier-free guidance of a model whose own is embedded, or none (FLUX)."),
     ] = 1.0,
     guidance_channels: Annotated[
         str, typer.Option(metavar="N|all|model", help="How many leading latent channels are guided.")
