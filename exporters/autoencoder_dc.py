@@ -1,4 +1,4 @@
-"""The deep-compression autoencoder of Sana (Chen et al. 2024, arXiv 2410.10733): 32 pixels a latent pixel, no posterior.
+"""The deep-compression autoencoder of Sana (Chen et al. 2024, arXiv 2410.10733): 32 pixels a latent pixel.
 
 diffusers' ``AutoencoderDC`` attends linearly where a picture has more latent pixels than a head has channels, and
 quadratically otherwise: a choice in Python that a trace would bake. The two are one sum in two orders. With queries and
@@ -100,12 +100,13 @@ class _LinearAttention:
     """diffusers' ``SanaMultiscaleAttnProcessor2_0`` that attends linearly at any size."""
 
     def __call__(self, attn: Any, hidden_states: Tensor) -> Tensor:
-        height, width = hidden_states.shape[2:]
+        batch, _, height, width = hidden_states.shape
         x = hidden_states.movedim(1, -1)
         x = torch.cat([attn.to_q(x), attn.to_k(x), attn.to_v(x)], dim=3).movedim(-1, 1)
         x = torch.cat([x, *(project(x) for project in attn.to_qkv_multiscale)], dim=1)
-        x = x.unflatten(1, (-1, 3 * attn.attention_head_dim)).flatten(3)  # [batch, heads · scales, 3 · head, pixels]
-        x = relu_linear_attention(*x.chunk(3, dim=2)).flatten(1, 2).unflatten(2, (height, width))
+        x = x.reshape(batch, -1, 3 * attn.attention_head_dim, height * width)  # [batch, heads · scales, …, pixels]
+        q, k, v = x.chunk(3, dim=2)
+        x = relu_linear_attention(q, k, v).reshape(batch, -1, height, width)
         x = attn.to_out(x.movedim(1, -1))  # channels last
         x = attn.norm_out(x).movedim(-1, 1) if attn.norm_type == "rms_norm" else attn.norm_out(x.movedim(-1, 1))
         return x + hidden_states if attn.residual_connection else x

@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import SanaPipeline, SanaTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -210,8 +209,8 @@ class _LinearAttention:
     """diffusers' ``SanaLinearAttnProcessor2_0``, safe where queries vanish."""
 
     def __call__(self, attn: Any, hidden_states: Tensor, **_: None) -> Tensor:
-        q, k, v = _projected(attn, hidden_states, hidden_states)
-        x = relu_linear_attention(*(_heads(attn, x).transpose(2, 3) for x in (q, k, v)))
+        q, k, v = (_heads(attn, x).transpose(2, 3) for x in _projected(attn, hidden_states, hidden_states))
+        x = relu_linear_attention(q, k, v)
         return attn.to_out[0](x.permute(0, 3, 1, 2).flatten(2))
 
 
@@ -221,8 +220,8 @@ class _CrossAttention:
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor
     ) -> Tensor:
-        q, k, v = _projected(attn, hidden_states, encoder_hidden_states)
-        x = F.scaled_dot_product_attention(*(_heads(attn, x) for x in (q, k, v)), attn_mask=attention_mask)
+        q, k, v = (_heads(attn, x) for x in _projected(attn, hidden_states, encoder_hidden_states))
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
         return attn.to_out[0](x.transpose(1, 2).flatten(2))
 
 
@@ -237,7 +236,7 @@ def _projected(attn: Any, hidden_states: Tensor, source: Tensor) -> tuple[Tensor
 
 
 def _heads(attn: Any, x: Tensor) -> Tensor:
-    return x.unflatten(2, (attn.heads, -1)).transpose(1, 2)  # [batch, heads, tokens, head]
+    return x.reshape(*x.shape[:2], attn.heads, -1).transpose(1, 2)  # [batch, heads, tokens, head]
 
 
 class _Reference(nn.Module):
