@@ -210,7 +210,7 @@ def _tiled(
 
 def _text_sizes(component: Component) -> dict[str, int]:
     """Return lengths of texts at their longest, where a component declares them."""
-    sizes = {}
+    sizes: dict[str, int] = {}
     for spec in component.inputs:
         for axis in spec.axes:
             if not isinstance(axis, int) and axis.name not in ("batch",):
