@@ -38,6 +38,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x: [batch, tokens, heads, head], pairs beside each other.
         cos, sin: broadcast to [batch, tokens, heads, head], each value twice in a row.
     """
-    real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
+    real, imaginary = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
     turned = torch.stack([-imaginary, real], dim=-1).flatten(-2)
     return x * cos + turned * sin

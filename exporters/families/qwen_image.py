@@ -252,7 +252,7 @@ class _Attention:
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        def heads(x: Tensor) -> Tensor:
+        def heads(x: Any) -> Any:
             return x.unflatten(-1, (attn.heads, -1))  # [batch, tokens, heads, head]
 
         assert image_rotary_emb is not None

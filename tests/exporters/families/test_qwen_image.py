@@ -161,6 +161,37 @@ def test_images_to_images_for_several_prompts(made: Exported) -> None:
     )
 
 
+@pytest.mark.slow
+def test_one_image_for_several_prompts(made: Exported) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    draw_both(
+        made,
+        (16, 24),
+        prompt=PROMPTS,
+        negative_prompt=NEGATIVES,
+        image=Image.fromarray(pixels),
+        strength=0.7,
+        num_inference_steps=4,
+    )
+
+
+@pytest.mark.slow
+def test_pieces_of_the_autoencoder_are_blended_as_diffusers_blends_them(made: Exported) -> None:
+    pixels = np.random.default_rng(6).integers(0, 256, (80, 56, 3), dtype=np.uint8)
+    arguments: dict[str, Any] = {"prompt": PROMPTS[0], "image": Image.fromarray(pixels), "num_inference_steps": 3}
+    sizes = {"height": 80, "width": 56, "strength": 0.8}
+    ours = made.pipeline(seed=5, vae_tile=32, output_type="numpy", **arguments, **sizes)
+    reference = QwenImageImg2ImgPipeline(**made.reference.components)
+    reference.set_progress_bar_config(disable=True)
+    reference.vae.enable_tiling(32, 32, 24, 24)
+    try:
+        generator = torch.Generator("cpu").manual_seed(5)
+        images = reference(generator=generator, output_type="np", **arguments, **sizes).images
+    finally:
+        reference.vae.use_tiling = False
+    assert np.abs(ours.images - images).max() <= PICTURES
+
+
 def test_embeddings_are_the_pipelines(made: Exported) -> None:
     texts = [*PROMPTS, "", "cat " * 700]
     with warnings.catch_warnings():
