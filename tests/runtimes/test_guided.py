@@ -68,7 +68,7 @@ def test_what_a_config_takes_the_output_for(config: dict[str, Any], expected: st
 
 
 class BlockBinding:
-    """A denoiser of three blocks: predicts the sum of 1, 2 and 4 of those that it keeps, and 10 where ``given`` is 1."""
+    """A denoiser of three blocks: predicts the sum of 1, 2 and 4 of those it keeps, and 10 where ``given`` is 1."""
 
     def __init__(self, batch: int, batches: list[int]) -> None:
         self._batches = batches
