@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def open_pipeline(folder: Path) -> Source:
             )
         ),
         files={
-            f"{name}/tokenizer.json": lambda name=name, length=length: tokenizer_json(folder / name, length=length)
+            f"{name}/tokenizer.json": partial(tokenizer_json, folder / name, length=length)
             for name, length in tokenizers.items()
         },
         notes=(

@@ -1,7 +1,8 @@
 """HunyuanDiT against diffusers' transformer and its pipeline, from one bundle each.
 
 The pipeline runs with ``use_resolution_binning=False``: choosing the nearest size of a list is left to the caller here.
-diffusers has no plain image-to-image pipeline of the family.
+diffusers has no plain image-to-image pipeline of the family. What needs a whole bundle is slow: its export takes half a
+minute of CPU time.
 """
 
 from __future__ import annotations
@@ -108,18 +109,19 @@ def denoiser(folder: Path) -> Graph:
     return next(graph for graph in open_source(folder).graphs if graph.name == "denoiser")
 
 
-def test_the_plain_graph_is_the_transformer_at_any_size(hunyuan: Case) -> None:
-    file = hunyuan.bundle.path / "denoiser/model.onnx"
+@pytest.mark.parametrize(
+    "make",
+    [
+        hunyuan_dit.hunyuan,
+        pytest.param(hunyuan_dit.plain, marks=pytest.mark.slow, id="without size and style, two long skips"),
+    ],
+)
+def test_the_plain_graph_is_the_transformer_at_any_size(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    graph = denoiser(make(tmp_path / "source"))
+    trace(graph.build(), graph.component, tmp_path, graph.feeds)
     # The longest side is beyond the base of rotary positions, 32 patches; one side of one patch, one patch alone.
     sizes = [(1, 1, 1), (3, 5, 2), (2, 3, 7), (1, 1, 37), (1, 40, 3)]
-    assert onnx_difference(file, denoiser(hunyuan.folder), sizes) <= 1e-4
-
-
-@pytest.mark.slow
-def test_without_conditions_by_size_and_style_and_with_more_skips(tmp_path: Path) -> None:
-    graph = denoiser(hunyuan_dit.plain(tmp_path / "source"))
-    trace(graph.build(), graph.component, tmp_path, graph.feeds)
-    assert onnx_difference(tmp_path / graph.component.path, graph, [(1, 1, 1), (3, 5, 2), (2, 3, 7)]) <= 1e-4
+    assert onnx_difference(tmp_path / graph.component.path, graph, sizes) <= 1e-4
 
 
 @pytest.mark.parametrize("base", [8, 16, 32])
@@ -135,6 +137,7 @@ def test_the_crop_region_is_rounded_as_python_rounds(base: int) -> None:
         assert stop.tolist() == [region[1][axis] for region in expected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", PROMPTS[0], PROMPTS[1], "一只猫 " * 300])
 @pytest.mark.filterwarnings("ignore:prompt. the text_encoder")
 def test_embeddings_are_the_pipelines(hunyuan: Case, text: str) -> None:
@@ -149,6 +152,7 @@ def test_embeddings_are_the_pipelines(hunyuan: Case, text: str) -> None:
         assert np.array_equal(found[f"text_embedding_mask{suffix}"], mask.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -164,6 +168,7 @@ def test_it_draws_what_diffusers_draws(hunyuan: Case, arguments: dict[str, Any])
     compare(hunyuan, **arguments)
 
 
+@pytest.mark.slow
 def test_several_pictures_of_several_prompts(hunyuan: Case) -> None:
     """diffusers repeats embeddings one by one (a, a, b, b), but their masks as a whole (a, b, a, b), and so reads the
     second picture of the first prompt under the second prompt's mask. Ours draws what the same prompts draw when they
@@ -196,14 +201,15 @@ def test_another_scheduler(hunyuan: Case) -> None:
     assert difference(ours.latents, latents) <= 1e-3
 
 
-def test_the_bundle_says_what_the_pipeline_does(hunyuan: Case) -> None:
-    manifest = hunyuan.bundle.manifest
-    assert (manifest.guidance.default_scale, manifest.scheduler.num_inference_steps) == (5.0, 50)
-    assert manifest.prompts is not None and manifest.prompts.negative == ""
-    assert (manifest.latents.height, manifest.latents.spatial_compression) == (6, 8)
-    assert (manifest.prediction.type, manifest.prediction.learned_range_variance) == ("v_prediction", True)
+def test_the_bundle_says_what_the_pipeline_does(saved: Path) -> None:
+    source = open_source(saved)
+    assert (source.guidance.default_scale, source.scheduler.num_inference_steps) == (5.0, 50)
+    assert source.prompts is not None and source.prompts.negative == ""
+    assert (source.latents.height, source.latents.spatial_compression) == (6, 8)
+    assert (source.prediction.type, source.prediction.learned_range_variance) == ("v_prediction", True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
