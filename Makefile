@@ -26,7 +26,7 @@ fast: $(VENV)/.dev             ## the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -q -n auto
 
 slow: $(VENV)/.dev             ## the tests that take minutes
-	$(BIN)/python -m pytest -m "slow" -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow" -q -n auto --dist loadfile
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

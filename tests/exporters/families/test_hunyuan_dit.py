@@ -30,6 +30,9 @@ from dit_deploy.exporters.tracing import call, example_inputs, trace, traced_siz
 from dit_deploy.runtimes.prompts import PromptReader
 from tests.families import hunyuan_dit
 
+#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["A Small cat, on a red SOFA", "一只在雪地里的狐狸,油画,高清细节 1665"]
 NEGATIVE = "low quality, Blurry"
 

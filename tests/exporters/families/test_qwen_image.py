@@ -25,6 +25,9 @@ from dit_deploy.exporters.sources import open_source
 from dit_deploy.runtimes.prompts import PromptReader
 from tests.families.qwen_image import CHANNELS, WIDTH, make_qwen_image
 
+#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу, 高清细节, une peinture à l'huile"]
 NEGATIVES = ["low quality, blurry", ""]
 #: Pixels; the smallest has one token, and none is square but that. Odd numbers of rows and columns are among them.

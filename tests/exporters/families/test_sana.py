@@ -30,6 +30,9 @@ from dit_deploy.exporters.tracing import call, example_inputs, trace, traced_siz
 from dit_deploy.runtimes.prompts import PromptReader
 from tests.families import sana
 
+#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+pytestmark = pytest.mark.slow
+
 # The first two have as many tokens, which matters to diffusers; see test_several_pictures_of_different_prompts.
 PROMPTS = ["  A Small cat, on a red SOFA", "a small cat, on a red sofa", "ein Gemälde von einem Fuchs im Schnee, 1665"]
 NEGATIVE = "low quality, Blurry"

@@ -30,6 +30,9 @@ from dit_deploy.exporters.tracing import call, example_inputs, traced_sizes
 from dit_deploy.runtimes.prompts import PromptReader
 from tests.families import sd3 as families
 
+#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу, 高清细节"]
 NEGATIVES = ["low quality, blurry", ""]
 #: Pixels; the smallest has one patch, none is square but that, and one is as wide as the position table.

@@ -26,6 +26,9 @@ from dit_deploy.exporters.sources import open_source
 from dit_deploy.runtimes.prompts import PromptReader
 from tests.families.z_image import CHANNELS, SIDE, WIDTH, make_z_image
 
+#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+pytestmark = pytest.mark.slow
+
 #: Of one, two and five times 32 tokens, so that pictures of one batch begin at different positions.
 PROMPTS = ["a cat", "картина маслом: лиса в снегу, 高清细节, une peinture à l'huile " * 2, "low quality, blurry " * 23]
 NEGATIVES = ["low quality, blurry, bad anatomy, extra fingers, watermark, text", "", "a"]
