@@ -1,4 +1,4 @@
-"""The whole road on the trained demo: export, draw, compare with PyTorch, build an INT8 engine and draw with it.
+"""The whole road on the trained demos: export, draw, compare with PyTorch, build an INT8 engine and draw with it.
 
     python examples/demo.py OUT        # `make demo` runs this
 
@@ -8,6 +8,7 @@ Pictures are drawn by ONNX Runtime; PyTorch is used by the export and by the com
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -16,9 +17,11 @@ from dit_deploy import Bundle, Pipeline
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "fashion" / "model"
+EMOJI = HERE / "emoji" / "model"
 PICTURE = HERE / "fashion" / "sneaker.png"
 ROWS, SCALE, MARGIN, CAPTION = 6, 3, 8, 22
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
+PROMPTS = ("red apple", "octopus", "rocket", "snowman", "pizza", "a picture of a ghost", "blue heart", "wolf face")
 
 
 def main(out: Path) -> None:
@@ -49,13 +52,21 @@ def main(out: Path) -> None:
     run("build-engine", bundle, "--precision", "int8")
     again = Pipeline(Bundle.open(bundle), "onnxruntime-int8")(class_labels=list(range(10)) * ROWS, seed=0)
     sheet([drawn.images[:10], again.images[:10]], names).save(out / "int8.png")
+
+    prompted = out / "emoji"
+    run("export", EMOJI, prompted, "--overwrite")
+    print("drawing prompts")
+    drawn = Pipeline(Bundle.open(prompted))(prompt=list(PROMPTS), guidance_scale=3.0, seed=0, progress=True)
+    sheet([drawn.images], PROMPTS).save(out / "prompts.png")
     print(f"\nDone in {time.perf_counter() - started:.0f} s. Look at")
     for path, what in (
         (out / "classes.png", "ten classes, guided, 50 DDIM steps"),
         (out / "image_to_image.png", "a sneaker redrawn as an ankle boot"),
         (out / "parity" / "index.html", "the comparison with PyTorch"),
         (out / "int8.png", "the first row once more, by an engine in INT8"),
+        (out / "prompts.png", "pictures of prompts, by the text-to-image demo"),
         (bundle, "the bundle"),
+        (prompted, "the text-to-image bundle"),
     ):
         print(f"  {path}: {what}")
 
@@ -67,7 +78,7 @@ def run(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "dit_deploy.cli", *words], check=True)
 
 
-def sheet(rows: list[list[Image.Image]], captions: list[str]) -> Image.Image:
+def sheet(rows: list[list[Image.Image]], captions: Sequence[str]) -> Image.Image:
     """Lay pictures out in a grid, enlarged without smoothing, with a caption over each column."""
     side = rows[0][0].width * SCALE
     cell = side + MARGIN

@@ -91,8 +91,8 @@ def export(
 def _check_scheduler(source: Source) -> None:
     """Say now if an option of the source's scheduler is not supported."""
     config = source.scheduler_config
-    shifted = {"mu": 1.0} if config.get("use_dynamic_shifting") else {}
-    solver_table(config, source.scheduler.num_inference_steps, **shifted)
+    mu = 1.0 if config.get("use_dynamic_shifting") else None
+    solver_table(config, source.scheduler.num_inference_steps, mu=mu)
 
 
 def _export_graph(graph: Graph, weights: str, folder: Path, say: Progress) -> Component:

@@ -139,7 +139,8 @@ class Pipeline:
             num_inference_steps: denoising steps, at least 1; the manifest's usual number by default.
             guidance_scale: the family's main knob; the manifest's by default. Classifier-free guidance (Ho & Salimans
                 2022), on above 1; what the denoiser is fed where the guidance is embedded in it.
-            true_cfg_scale: classifier-free guidance of a denoiser with embedded guidance; on above 1.
+            true_cfg_scale: classifier-free guidance of a denoiser that has its guidance embedded, or none
+                (FLUX.1 schnell, where ``guidance_scale`` has no effect); on above 1.
             guidance_channels: how many leading latent channels are guided; ``None``: all; ``"model"``: its own.
             guidance_interval: guide only in this part of the steps, as fractions (Kynkäänniemi et al. 2024).
             guidance_rescale: 0 … 1, pull the guided prediction back to its former deviation (Lin et al. 2023).
@@ -280,11 +281,11 @@ class Pipeline:
     ) -> Guidance:
         """Return classifier-free guidance as the family does it."""
         own = self.bundle.manifest.guidance
-        if own.kind == "embedded":
+        if own.kind != "classifier_free":
             Guidance(own.default_scale if scale is None else scale)  # a number that a denoiser can be fed
             scale = true_cfg_scale
         elif true_cfg_scale != 1.0:
-            raise InputError("true_cfg_scale: this bundle's guidance is not embedded; use guidance_scale")
+            raise InputError("true_cfg_scale: this bundle's guidance is classifier-free; use guidance_scale")
         guidance = Guidance(
             scale=own.default_scale if scale is None else scale,
             channels=own.channels if channels == "model" else channels,

@@ -160,7 +160,8 @@ class Guidance(Record):
     """How the family guides, and what its main knob ``guidance_scale`` means.
 
     ``classifier_free`` is unconditional + (scale + ``scale_offset``) · (conditional − unconditional), on where the
-    factor is above 1; ``embedded`` hands the scale to the denoiser as its condition ``input`` (FLUX.1 dev).
+    factor is above 1; ``embedded`` hands the scale to the denoiser as its condition ``input`` (FLUX.1 dev). With
+    ``embedded`` and ``none`` a run may be guided in the classifier-free way beside it, by a knob of its own.
     ``unconditional`` gives the value of each condition for the unguided half; conditions made of a prompt are made of
     the negative prompt there. ``channels`` is how many leading latent channels are guided; ``None`` means all. The
     original DiT guides three of four "for exact reproducibility". ``normalise``: ``token`` brings each token of the

@@ -13,6 +13,7 @@ from dit_deploy.cli.export import export
 from dit_deploy.cli.generate import generate
 from dit_deploy.cli.inspect import inspect
 from dit_deploy.cli.parity import parity
+from dit_deploy.cli.plan import plan
 from dit_deploy.cli.verify import verify
 
 __all__ = ["app"]
@@ -51,5 +52,5 @@ def _before(
         typer.echo(context.get_help())
 
 
-for _command in (export, build_engine, generate, parity, bench, inspect, verify, doctor):
+for _command in (export, build_engine, generate, parity, bench, plan, inspect, verify, doctor):
     app.command()(_command)

@@ -72,7 +72,7 @@ def generate(
     ] = None,
     true_cfg_scale: Annotated[
         float,
-        typer.Option(metavar="X", help="Classifier-free guidance of a model whose own is embedded in it (FLUX)."),
+        typer.Option(metavar="X", help="Classifier-free guidance of a model whose own is embedded, or none (FLUX)."),
     ] = 1.0,
     guidance_channels: Annotated[
         str, typer.Option(metavar="N|all|model", help="How many leading latent channels are guided.")
@@ -89,6 +89,21 @@ def generate(
             "--guidance-batched/--guidance-apart", help="Both halves in one call, or in two with half the memory."
         ),
     ] = True,
+    skip_guidance_layer: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N",
+            help="Skip-layer guidance: a block that a third call leaves out; again for each (SD 3.5 Medium: 7, 8, 9).",
+            show_default="none",
+        ),
+    ] = None,
+    skip_layer_guidance_scale: Annotated[
+        float, typer.Option(metavar="X", help="How strongly skip-layer guidance acts.")
+    ] = 2.8,
+    skip_layer_guidance_interval: Annotated[
+        tuple[float, float],
+        typer.Option(metavar="FROM TO", help="Skip-layer guidance in this part of the steps only, as fractions."),
+    ] = (0.01, 0.2),
     seed: Annotated[
         list[int] | None,
         typer.Option(
@@ -154,6 +169,10 @@ def generate(
             guidance_interval=guidance_interval,
             guidance_rescale=guidance_rescale,
             guidance_batched=guidance_batched,
+            skip_guidance_layers=skip_guidance_layer,
+            skip_layer_guidance_scale=skip_layer_guidance_scale,
+            skip_layer_guidance_start=skip_layer_guidance_interval[0],
+            skip_layer_guidance_stop=skip_layer_guidance_interval[1],
             seed=_one_or_all(seed),
             height=height,
             width=width,

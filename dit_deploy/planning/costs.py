@@ -140,19 +140,16 @@ def _operations(node: Any) -> float:
         return 2.0 * math.prod(made) * math.prod(shapes[1][1:])
     if node.op_type == "ConvTranspose" and shapes[0] and shapes[1]:
         return 2.0 * math.prod(shapes[0]) * math.prod(shapes[1][1:])
-    if node.op_type == "Attention" and shapes[0] and shapes[1] and shapes[2]:
-        return _attention(shapes[0], shapes[1], shapes[2], node.attributes.get_int("q_num_heads", 1))
-    if node.op_type == "MultiHeadAttention" and shapes[0] and shapes[1] and shapes[2]:
-        return _attention(shapes[0], shapes[1], shapes[2], node.attributes.get_int("num_heads", 1))
+    if node.op_type in ("Attention", "MultiHeadAttention") and shapes[0] and shapes[1] and shapes[2]:
+        return _attention(shapes[0], shapes[1], shapes[2])
     return 0.0
 
 
-def _attention(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], heads: int) -> float:
+def _attention(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> float:
     """Return the operations of both products: query · key, and weights · value."""
     if len(query) == 4:  # [batch, heads, tokens, head]
         return 2.0 * math.prod(query[:3]) * key[2] * (query[3] + value[3])
     # [batch, tokens, heads · head]
-    del heads
     return 2.0 * math.prod(query[:2]) * key[1] * (query[2] + value[2])
 
 

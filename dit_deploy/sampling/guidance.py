@@ -179,7 +179,7 @@ def _scale_tokens(array: Array, factors: Array, token: int) -> None:
 
 
 def _is_index(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 0)
 
 
 def _is_number(value: object) -> bool:

@@ -101,6 +101,7 @@ def open_pipeline(folder: Path) -> Source:
             # diffusers' default, and what schnell was distilled to
             num_inference_steps=28 if guided else 4,
             sigmas="scheduler" if scheduler_config.get("use_flow_sigmas") else "linspace",
+            strength="rounded_up",
         ),
         digest_files=tuple(files.folder_files(folder / "transformer")),
         float32_bytes=files.float32_bytes(

@@ -91,6 +91,8 @@ LATENTS, TIMESTEP, LABELS = FIELDS["components"]["denoiser"].inputs
         ({"prediction": Prediction(type="epsilon", learned_range_variance=True)}, "go together"),
         ({"guidance": Guidance(kind="classifier_free", unconditional={"prompt": 0})}, r"\['prompt'\]"),
         ({"guidance": Guidance(channels=5)}, "guidance.channels 5 exceeds 4"),
+        ({"guidance": Guidance(skip_layers="layers")}, "guidance.skip_layers layers is no condition of the denoiser"),
+        ({"guidance": Guidance(skip_layers="class_labels")}, r"is int64 \[batch\], expected int64 \[batch, number of"),
         ({"labels": {"tench": "0"}}, "should match pattern"),
         ({"version": 2}, "Input should be 1"),
         ({"family": "Not a name"}, "should match pattern"),

@@ -73,7 +73,7 @@ def _save(kind: type[Any], folder: Path, model: PixArtTransformer2DModel) -> Pat
     text = T5Config(
         vocab_size=t5_tokenizer(folder / "tokenizer"),
         d_model=_TEXT_WIDTH,
-        d_kv=7,
+        d_kv=16,
         d_ff=36,
         num_layers=2,
         num_heads=3,

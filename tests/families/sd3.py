@@ -34,7 +34,7 @@ __all__ = ["CHANNELS", "POSITIONS", "sd3", "sd35", "transformer"]
 CHANNELS = 16
 #: Patches on a side of the position table.
 POSITIONS = 11
-_TEXT_WIDTH, _POOLED = 44, (14, 10)
+_TEXT_WIDTH, _POOLED = 100, (14, 10)
 
 
 def sd35(folder: Path, **options: Any) -> Path:
@@ -94,7 +94,7 @@ def _save(folder: Path, model: SD3Transformer2DModel, scheduler: Any, *, with_t5
             pad_token_id=1,
         )
         for size, width, heads, layers, pooled, activation in zip(
-            words, (18, 25), (3, 5), (1, 2), _POOLED, ("quick_gelu", "gelu"), strict=True
+            words, (36, 60), (3, 5), (1, 2), _POOLED, ("quick_gelu", "gelu"), strict=True
         )
     )
     text_encoder_3 = tokenizer_3 = None
@@ -102,7 +102,7 @@ def _save(folder: Path, model: SD3Transformer2DModel, scheduler: Any, *, with_t5
         third = T5Config(
             vocab_size=t5_tokenizer(made / "tokenizer_3"),
             d_model=_TEXT_WIDTH,
-            d_kv=9,
+            d_kv=12,
             d_ff=52,
             num_layers=1,
             num_heads=5,

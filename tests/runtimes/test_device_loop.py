@@ -16,7 +16,7 @@ from dit_deploy.runtimes.device_loop import DeviceSteps, why_not
 from dit_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 from dit_deploy.runtimes.onnxruntime_device import OnnxRuntimeMemory
 from dit_deploy.runtimes.runner import BindingPool
-from dit_deploy.sampling import Guidance, solver_table
+from dit_deploy.sampling import Guidance, SkipLayerGuidance, solver_table
 
 RECTANGLE = {"height": 32, "width": 96}
 
@@ -178,6 +178,7 @@ def test_why_not(denoiser: OnnxRuntimeRunner, solver: OnnxRuntimeRunner, host: P
     assert "on the host" in why_not(host.pool("denoiser"), graph, guidance, table)
     assert "no solver graph" in why_not(ours, None, guidance, table)
     assert "rescale" in why_not(ours, graph, Guidance(4.0, rescale=0.1), table)
+    assert "skip-layer" in why_not(ours, graph, Guidance(4.0, skip=SkipLayerGuidance((0,))), table)
     elsewhere = OnnxRuntimeRunner(solver._path, solver.component, threads=1, device=OnnxRuntimeMemory("cpu", 1))
     assert "device" in why_not(ours, BindingPool(elsewhere), guidance, table)
 

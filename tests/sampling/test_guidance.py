@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dit_deploy.errors import InputError
-from dit_deploy.sampling import Guidance
+from dit_deploy.sampling import Guidance, SkipLayerGuidance
 
 SHAPE = (3, 4, 6, 5)
 
@@ -106,3 +106,35 @@ def test_bad_arrays(predictions: tuple[np.ndarray, np.ndarray]) -> None:
         Guidance(2.0, channels=5).combine(conditional, unconditional)
     with pytest.raises(InputError, match="same shape"):
         Guidance(2.0).combine(conditional, unconditional[:2])
+
+
+def test_skip_layer_guidance_adds_what_the_blocks_do(predictions: tuple[np.ndarray, np.ndarray]) -> None:
+    conditional, without = predictions
+    guided = np.full_like(conditional, 3.0)
+    SkipLayerGuidance((7, 8, 9), 2.5).add(guided, conditional.copy(), without)
+    np.testing.assert_allclose(guided, 3.0 + 2.5 * (conditional - without), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 10, 28, 40])
+@pytest.mark.parametrize(("start", "stop"), [(0.01, 0.2), (0.0, 1.0), (0.25, 0.5), (0.3, 0.3)])
+def test_skip_layer_guidance_is_on_where_diffusers_has_it(steps: int, start: float, stop: float) -> None:
+    skip = SkipLayerGuidance((1,), start=start, stop=stop)
+    # The condition of StableDiffusion3Pipeline's loop.
+    expected = [i > steps * start and i < steps * stop for i in range(steps)]
+    assert [skip.active(i, steps) for i in range(steps)] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layers": ()}, "skip_guidance_layers: .* indices of blocks"),
+        ({"layers": (-1,)}, "skip_guidance_layers: .* indices of blocks"),
+        ({"layers": (True,)}, "skip_guidance_layers: .* indices of blocks"),
+        ({"layers": (1,), "scale": float("nan")}, "skip_layer_guidance_scale: nan came"),
+        ({"layers": (1,), "start": 0.5, "stop": 0.2}, "skip_layer_guidance_start and _stop: 0.5 and 0.2 came"),
+        ({"layers": (1,), "stop": "0.2"}, "skip_layer_guidance_start and _stop"),
+    ],
+)
+def test_bad_skip_layer_guidance(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SkipLayerGuidance(**arguments)

@@ -208,6 +208,27 @@ def test_image_to_image_begin_is_diffusers(steps: int, strength: float) -> None:
         np.testing.assert_array_equal(table.timesteps, timesteps.numpy())
 
 
+@pytest.mark.parametrize("steps", [1, 3, 7, 10, 50])
+@pytest.mark.parametrize("strength", [0.05, 0.3, 0.5, 0.6, 0.75, 0.999, 1.0])
+def test_flow_models_round_the_steps_up(steps: int, strength: float) -> None:
+    pipeline = pytest.importorskip("diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3_img2img")
+
+    class Pipeline:
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+
+    Pipeline.scheduler.set_timesteps(steps)
+    timesteps, left = pipeline.StableDiffusion3Img2ImgPipeline.get_timesteps(Pipeline(), steps, strength, "cpu")
+    assert image_to_image_begin(steps, strength, round_up=True) == steps - left
+    table = solver_table({"_class_name": "FlowMatchEulerDiscreteScheduler"}, steps, begin=steps - left)
+    np.testing.assert_allclose(table.timesteps, timesteps.numpy(), rtol=1e-6)
+
+
+def test_no_strength_leaves_no_step() -> None:
+    for round_up in (False, True):
+        with pytest.raises(InputError, match="leaves none to run"):
+            image_to_image_begin(10, 0.0, round_up=round_up)
+
+
 @pytest.mark.parametrize("strength", [-0.1, 1.1, math.nan, "1"])
 def test_bad_strength(strength: Any) -> None:
     with pytest.raises(InputError, match="strength: "):

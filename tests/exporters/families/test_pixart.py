@@ -6,6 +6,7 @@ nearest size of a list are left to the caller here.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from PIL import Image
 from dit_deploy import Bundle, Pipeline
 from dit_deploy.errors import InputError, SourceError
 from dit_deploy.exporters import export
+from dit_deploy.exporters.builders import CalibrationOptions, build_engine
 from dit_deploy.exporters.source import Graph
 from dit_deploy.exporters.sources import open_source
 from dit_deploy.exporters.tracing import call, example_inputs, trace, traced_sizes
@@ -245,6 +247,29 @@ def test_sigma_redraws_a_picture_as_diffusers_other_pipelines_do(sigma: Case) ->
 @pytest.mark.slow
 def test_alpha_redraws_a_picture_as_diffusers_other_pipelines_do(alpha: Case) -> None:
     compare_image_to_image(alpha, picture(96, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="tensorrt-rtx is not installed: pip install 'dit-deploy[tensorrt-rtx]'",
+)
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_engines_are_built_without_a_gpu(alpha: Case, precision: str) -> None:
+    """All that is asked for is built, and its pictures are near the plain graphs'."""
+    engine = build_engine(
+        alpha.bundle,
+        backend="tensorrt-rtx",
+        precision=precision,
+        compute_capabilities=("8.9",),
+        calibration=CalibrationOptions(samples=4, evaluations=2, steps=4),
+        threads=1,
+    )
+    record = engine.record
+    assert {"text_encoder", "vae_encoder", "vae_decoder", "denoiser"} <= set(record.components)
+    assert record.parity is not None and record.parity["passed"]
+    # Sizes in pixels and the timestep go into sines and cosines in FP32: 1024 radians in FP16 are off by half of one.
+    assert any("angles" in why for why in record.components["denoiser"].kept.values())
 
 
 def test_a_long_prompt_is_cut_and_what_was_cut_is_said(sigma: Case) -> None:

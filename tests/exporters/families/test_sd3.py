@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import warnings
@@ -18,17 +19,28 @@ from diffusers import StableDiffusion3Img2ImgPipeline, StableDiffusion3Pipeline
 from PIL import Image
 
 from dit_deploy import Bundle, Pipeline
+from dit_deploy.bundle.engine import SizeRange
 from dit_deploy.errors import InputError, SourceError
 from dit_deploy.exporters import export
+from dit_deploy.exporters.builders import CalibrationOptions, build_engine
+from dit_deploy.exporters.passes.graph_file import load_graph
+from dit_deploy.exporters.passes.linear import choose_linears
 from dit_deploy.exporters.sources import open_source
 from dit_deploy.exporters.tracing import call, example_inputs, traced_sizes
 from dit_deploy.runtimes.prompts import PromptReader
 from tests.families import sd3 as families
 
+#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу, 高清细节"]
 NEGATIVES = ["low quality, blurry", ""]
 #: Pixels; the smallest has one patch, none is square but that, and one is as wide as the position table.
 SIZES = [(4, 4), (24, 44), (36, 16)]
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="tensorrt-rtx is not installed: pip install 'dit-deploy[tensorrt-rtx]'",
+)
 LATENTS, PICTURES, EMBEDDINGS, GRAPH = 1e-3, 1 / 255, 1e-4, 1e-4
 
 
@@ -226,6 +238,39 @@ def test_the_second_tokenizer_pads_with_an_exclamation_mark(sd35: Exported) -> N
     assert [one["padding"]["strategy"] for one in tokenizers] == [{"Fixed": 77}] * 2
 
 
+@pytest.mark.slow
+@needs_rtx
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_engines_are_built_without_a_gpu(sd35: Exported, precision: str) -> None:
+    """Heavy layers have the precision that was asked for, or the build fails; pictures are near the plain graphs'."""
+    engine = build_engine(
+        sd35.bundle,
+        backend="tensorrt-rtx",
+        precision=precision,
+        compute_capabilities=("8.9",),
+        minimum="1x8x8",
+        maximum="2x24x44",
+        calibration=CalibrationOptions(samples=4, evaluations=2, steps=4),
+        threads=1,
+    )
+    record = engine.record
+    assert set(record.components) == {*sd35.bundle.manifest.components, "solver"}
+    assert record.parity is not None and record.parity["passed"]
+    for component, tokens in (("denoiser", 333), ("text_encoder_2", 77), ("text_encoder_3", 256)):
+        (profile,) = record.components[component].profiles
+        assert profile.sizes["sequence_length"] == SizeRange(minimum=tokens, optimum=tokens, maximum=tokens)
+    assert record.components["denoiser"].profiles[0].sizes["patch_width"].maximum == families.POSITIONS
+
+
+def test_linear_layers_of_the_blocks_are_quantised(sd35: Exported) -> None:
+    choice = choose_linears(load_graph(sd35.bundle.component_path("denoiser")).graph)
+    names = [linear.name.removeprefix("transformer.") for linear in choice.chosen]
+    # Four of each attention and two of each feed-forward; the last block makes nothing of the text.
+    assert len(names) == 3 * 4 + 2 * 2 + (4 + 3) + 2 and not [one for one in names if "transformer_blocks" not in one]
+    kept = {name.removeprefix("transformer.") for name in choice.kept}
+    assert {"context_embedder", "proj_out", "norm_out.linear", "transformer_blocks.0.norm1.linear"} < kept
+
+
 class TestBadInput:
     @pytest.fixture
     def folder(self, sd35: Exported, tmp_path: Path) -> Path:
@@ -260,8 +305,8 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"joint_attention_dim": 40}, "text_encoder and text_encoder_2 together make 43 channels"),
-            ({"joint_attention_dim": 52}, "text_encoder_3 makes 44 channels, .* joint_attention_dim is 52"),
+            ({"joint_attention_dim": 40}, "text_encoder and text_encoder_2 together make 96 channels"),
+            ({"joint_attention_dim": 108}, "text_encoder_3 makes 100 channels, .* joint_attention_dim is 108"),
             ({"pooled_projection_dim": 25}, "together pool 24 channels, .* pooled_projection_dim is 25"),
             ({"out_channels": 8}, "16 channels in and 8 out"),
             ({"pos_embed_max_size": None}, "has no pos_embed_max_size"),

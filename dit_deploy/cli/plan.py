@@ -1,0 +1,102 @@
+"""``dit-deploy plan``: what a run costs, before it is run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dit_deploy.cli._console import print_results
+from dit_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from dit_deploy.planning import Plan
+
+__all__ = ["plan"]
+
+_OWN = "the model's own"
+
+
+def plan(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="BUNDLE|NAME", help="A bundle's folder, or a published model: DiT-XL/2, FLUX.1.", show_default=False
+        ),
+    ],
+    height: Annotated[int | None, typer.Option(metavar="PIXELS", help="Height.", show_default=_OWN)] = None,
+    width: Annotated[int | None, typer.Option(metavar="PIXELS", help="Width.", show_default=_OWN)] = None,
+    batch: Annotated[int, typer.Option(metavar="N", help="Pictures at once.")] = 1,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Denoising steps.", show_default=_OWN)] = None,
+    guided: Annotated[
+        bool | None, typer.Option("--guided/--unguided", help="Whether two halves are computed.", show_default=_OWN)
+    ] = None,
+    precision: Annotated[str, typer.Option(metavar="fp32|fp16|bf16|int8|fp8", help="Of products.")] = "fp16",
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Such as H100 or RTX-4090.", show_default=False)
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option(metavar="X", help="10¹² operations a second, instead of a name.", show_default=False)
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option(metavar="GB", help="Memory, instead of a name.", show_default=False)
+    ] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(metavar="GB/S", help="Bytes a second, instead of a name.", show_default=False)
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a run costs: tokens, operations, bytes, the shortest time on a device, and whether it fits.
+
+    Of a bundle every graph is counted; of a published model the denoiser's blocks, by formula.
+    """
+    from dit_deploy import Bundle
+    from dit_deploy.planning import ARCHITECTURES, device_of, find_architecture, plan_architecture, plan_bundle
+
+    on = device_of(device, tflops=tflops, memory=memory, bandwidth=bandwidth)
+    known = find_architecture(subject) is not None
+    if not known and not Path(subject).exists():
+        raise InputError(f"{subject}: is no bundle and no published model; known are {', '.join(ARCHITECTURES)}")
+    options = {"height": height, "width": width, "batch": batch, "steps": steps, "guided": guided}
+    if known:
+        made = plan_architecture(subject, **options, precision=precision, device=on)  # type: ignore[arg-type]
+    else:
+        made = plan_bundle(Bundle.open(subject), **options, precision=precision, device=on)  # type: ignore[arg-type]
+    if json_:
+        typer.echo(json.dumps(made.to_dict(), indent=1, ensure_ascii=False))
+    else:
+        _print(made)
+
+
+def _print(made: Plan) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{made.subject}: {made.tokens} tokens, {made.precision}", title_justify="left")
+    for name in ("component", "calls", "operations a call", "attention", "weights", "activations", "shortest time"):
+        table.add_column(name, justify="left" if name == "component" else "right")
+    for one in made.components:
+        table.add_row(
+            one.name,
+            str(one.calls),
+            _scaled(one.operations, ("", "k", "M", "G", "T", "P")),
+            f"{100 * one.attention:.0f} %",
+            _scaled(one.weights) + "B",
+            _scaled(one.activations) + "B",
+            "" if one.seconds is None else f"{one.seconds:.3g} s",
+        )
+    print_results(table)
+    typer.echo(f"memory at once, at least: {_scaled(made.memory)}B")
+    if made.seconds is not None:
+        typer.echo(f"shortest time on {made.device}: {made.seconds:.3g} s (no device reaches its stated peaks)")
+    if made.fits is not None:
+        tile = f", with the VAE in pieces of {made.vae_tile} pixels (--vae-tile)" if made.vae_tile else ""
+        typer.echo(f"{'fits' if made.fits else 'does not fit'} {made.device}{tile}")
+
+
+def _scaled(value: float, units: tuple[str, ...] = ("", "k", "M", "G", "T")) -> str:
+    index = 0
+    while value >= 999.5 and index < len(units) - 1:
+        value, index = value / 1000, index + 1
+    return f"{value:.3g} {units[index]}"

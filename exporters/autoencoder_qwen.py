@@ -1,0 +1,229 @@
+"""The video autoencoder of Qwen-Image (Wu et al. 2025, arXiv 2508.02324), for pictures: one frame, in two dimensions.
+
+Its convolutions are causal in time, with zeros before the first frame. So of a kernel of three frames, a picture meets
+the last one only, and the layers that halve or double the number of frames leave the first one alone. What is left is a
+network of two dimensions with a third of the multiplications, which is exported; the file knows no time.
+
+Latents are brought to mean 0 and deviation 1 channel by channel; that is inside the graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLQwenImage
+from diffusers.models.autoencoders import autoencoder_kl_qwenimage as theirs
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dit_deploy.bundle.manifest import Axis, Component, TensorSpec
+from dit_deploy.errors import SourceError
+from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.source import Graph
+
+__all__ = ["Decoder", "Encoder", "graphs"]
+
+_CLASS = "AutoencoderKLQwenImage"
+
+
+def graphs(folder: Path, channels: int, sample_size: int) -> tuple[list[Graph], int]:
+    """Return the two halves to export, and how many pixels a latent pixel stands for along an axis.
+
+    Args:
+        folder: of an ``AutoencoderKLQwenImage``.
+        channels: of the denoiser's latents, which must be the autoencoder's.
+        sample_size: height and width of the latents at which the halves are proved.
+
+    Raises:
+        SourceError: the folder holds another class, or one that does not belong to the denoiser.
+    """
+    config = _config(folder)
+    if config["z_dim"] != channels:
+        raise SourceError(
+            f"{folder} has {config['z_dim']} latent channels, the denoiser {channels}; they do not belong together"
+        )
+    for name in ("latents_mean", "latents_std"):
+        if len(config[name]) != channels:
+            raise SourceError(f"{folder}: {name} has {len(config[name])} numbers for {channels} channels")
+    compression = 2 ** (len(config["dim_mult"]) - 1)
+    images, latents = _images(config, compression), _latents("latents", channels)
+    typical = {"batch": 2, "latent_height": sample_size, "latent_width": sample_size}
+    encoder = Component(
+        path="vae_encoder/model.onnx",
+        inputs=(images.model_copy(update={"minimum": 0, "maximum": 1}),),
+        outputs=(
+            _latents("mean", channels, "of the latents' posterior, ready for the denoiser"),
+            _latents("std", channels, "standard deviation of the latents' posterior"),
+        ),
+    )
+    decoder = Component(path="vae_decoder/model.onnx", inputs=(latents,), outputs=(images,))
+    return [
+        Graph(
+            "vae_encoder", encoder, lambda: Encoder(_load(folder)), typical, lambda: _EncoderReference(_load(folder))
+        ),
+        Graph(
+            "vae_decoder", decoder, lambda: Decoder(_load(folder)), typical, lambda: _DecoderReference(_load(folder))
+        ),
+    ], compression
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    """Return the config with the class's defaults filled in; the weights are not read."""
+    found = check_class(folder, _CLASS)
+    given = {name: value for name, value in found.items() if not name.startswith("_")}
+    with torch.device("meta"):
+        config: Mapping[str, Any] = AutoencoderKLQwenImage.from_config(given).config
+    return config
+
+
+def _load(folder: Path) -> AutoencoderKLQwenImage:
+    return load_diffusers(AutoencoderKLQwenImage, folder)
+
+
+def _latents(name: str, channels: int, description: str = "") -> TensorSpec:
+    axes = (Axis(name="batch"), channels, Axis(name="latent_height"), Axis(name="latent_width"))
+    return TensorSpec(name=name, dtype="float32", axes=axes, description=description)
+
+
+def _images(config: Mapping[str, Any], compression: int) -> TensorSpec:
+    sides = (Axis(name=f"latent_{side}", multiple=compression) for side in ("height", "width"))
+    return TensorSpec(name="images", dtype="float32", axes=(Axis(name="batch"), config["input_channels"], *sides))
+
+
+class _Statistics(nn.Module):
+    """Mean and deviation of the latents, [channels, 1, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        for name, values in (("mean", config["latents_mean"]), ("std", config["latents_std"])):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None], persistent=False)
+
+
+class Encoder(nn.Module):
+    """Pictures [batch, 3, height, width] in 0 … 1 → ``mean`` and ``std`` of the latents' posterior."""
+
+    def __init__(self, vae: AutoencoderKLQwenImage) -> None:
+        super().__init__()
+        self.statistics = _Statistics(vae.config)
+        self.encoder, self.quant_conv = for_one_frame(vae.encoder), for_one_frame(vae.quant_conv)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, logarithm = self.quant_conv(self.encoder(images * 2 - 1)).chunk(2, dim=1)
+        std = torch.exp(0.5 * logarithm.clamp(-30.0, 20.0))
+        return (mean - self.statistics.mean) / self.statistics.std, std / self.statistics.std
+
+
+class Decoder(nn.Module):
+    """Latents [batch, channels, height, width] → pictures in 0 … 1 and beyond: a runtime blends, then clips."""
+
+    def __init__(self, vae: AutoencoderKLQwenImage) -> None:
+        super().__init__()
+        self.statistics = _Statistics(vae.config)
+        self.decoder, self.post_quant_conv = for_one_frame(vae.decoder), for_one_frame(vae.post_quant_conv)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor]:
+        z = latents * self.statistics.std + self.statistics.mean
+        return (self.decoder(self.post_quant_conv(z)) / 2 + 0.5,)
+
+
+def for_one_frame(module: nn.Module) -> nn.Module:
+    """Return ``module`` with every layer of three dimensions, or of frames, replaced by what it does to one frame.
+
+    It then takes and gives [batch, channels, height, width]. ``module`` itself is changed, its weights are shared.
+    """
+    if isinstance(module, theirs.QwenImageCausalConv3d):
+        return _last_frame_of(module)
+    if isinstance(module, theirs.QwenImageRMS_norm):
+        return _Norm(module)
+    if isinstance(module, theirs.QwenImageAttentionBlock):
+        return _Attention(module)
+    if isinstance(module, theirs.QwenImageResample):
+        # time_conv is for frames after the first
+        return for_one_frame(module.resample)
+    if isinstance(module, nn.Upsample):
+        # By whole factors "nearest-exact" is "nearest", which ONNX has.
+        return nn.Upsample(scale_factor=module.scale_factor, mode="nearest")
+    for name, child in module.named_children():
+        setattr(module, name, for_one_frame(child))
+    return module
+
+
+def _last_frame_of(convolution: nn.Conv3d) -> nn.Conv2d:
+    """Return what a causal convolution does to a first frame: those before it are zeros."""
+    left, right, top, bottom, _, _ = convolution._padding  # type: ignore[misc]
+    assert left == right and top == bottom and convolution.dilation == (1, 1, 1) and convolution.groups == 1
+    _, kernel_height, kernel_width = convolution.kernel_size
+    _, stride_height, stride_width = convolution.stride
+    with torch.device("meta"):
+        flat = nn.Conv2d(
+            convolution.in_channels,
+            convolution.out_channels,
+            (kernel_height, kernel_width),
+            stride=(stride_height, stride_width),
+            padding=(top, left),
+            bias=convolution.bias is not None,
+        )
+    flat.weight = nn.Parameter(convolution.weight[:, :, -1].contiguous(), requires_grad=False)
+    flat.bias = convolution.bias
+    return flat
+
+
+class _Norm(nn.Module):
+    """x · √channels · gamma / ‖x‖ over the channels of [batch, channels, height, width]."""
+
+    def __init__(self, norm: theirs.QwenImageRMS_norm) -> None:
+        super().__init__()
+        assert norm.channel_first and not isinstance(norm.bias, Tensor)
+        self.gamma = nn.Parameter(norm.gamma.reshape(-1, 1, 1), requires_grad=False)
+        self.scale = norm.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) * self.scale * self.gamma
+
+
+class _Attention(nn.Module):
+    """Attention of one head over the pixels of [batch, channels, height, width]."""
+
+    def __init__(self, block: theirs.QwenImageAttentionBlock) -> None:
+        super().__init__()
+        self.norm, self.to_qkv, self.proj = for_one_frame(block.norm), block.to_qkv, block.proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = self.to_qkv(self.norm(x)).flatten(2).transpose(1, 2)  # [batch, height · width, 3 · channels]
+        q, k, v = pixels[:, None].chunk(3, dim=-1)
+        attended = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2)
+        return x + self.proj(attended.reshape(x.shape))
+
+
+class _EncoderReference(nn.Module):
+    """diffusers' autoencoder, called as ``QwenImageImg2ImgPipeline`` calls it."""
+
+    def __init__(self, vae: AutoencoderKLQwenImage) -> None:
+        super().__init__()
+        self.vae, self.statistics = vae, _Statistics(vae.config)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.vae.encode((images * 2 - 1).unsqueeze(2)).latent_dist
+        mean, std = posterior.mean.squeeze(2), posterior.std.squeeze(2)
+        return (mean - self.statistics.mean) / self.statistics.std, std / self.statistics.std
+
+
+class _DecoderReference(nn.Module):
+    """diffusers' autoencoder, called as ``QwenImagePipeline`` calls it, but for its clamp, which the runtime does."""
+
+    def __init__(self, vae: AutoencoderKLQwenImage) -> None:
+        super().__init__()
+        self.vae, self.statistics = vae, _Statistics(vae.config)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor]:
+        z = (latents * self.statistics.std + self.statistics.mean).unsqueeze(2)
+        self.vae.clear_cache()
+        states = [None] * self.vae._conv_num
+        decoded = self.vae.decoder(self.vae.post_quant_conv(z), feat_cache=states, feat_idx=[0])
+        return (decoded.squeeze(2) / 2 + 0.5,)

@@ -1,0 +1,291 @@
+"""Qwen-Image (Wu et al. 2025, arXiv 2508.02324): joint attention between the states of Qwen2.5-VL and the picture.
+
+Packing, centred positions and rotary embedding are inside the graph: a runtime sees latents [batch, 16, height, width].
+The network is diffusers' own but for its attention, which computes with complex numbers there, and what it computes in
+Python: the positions, and whether a mask is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dit_deploy.bundle import (
+    Axis,
+    Component,
+    Guidance,
+    Latents,
+    Prediction,
+    PromptEncoder,
+    Prompts,
+    Scheduler,
+    TensorSpec,
+)
+from dit_deploy.errors import SourceError
+from dit_deploy.exporters import autoencoder_qwen
+from dit_deploy.exporters import weights as files
+from dit_deploy.exporters.families import _parts as parts
+from dit_deploy.exporters.families._embeddings import Sinusoid, rotate
+from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.source import Graph, Source
+from dit_deploy.exporters.text_encoders import qwen
+from dit_deploy.exporters.tokenizers import tokenizer_json
+
+__all__ = ["Denoiser", "open_pipeline"]
+
+#: What the pipeline asks the language model; the tokens before the prompt are dropped from what it answers.
+_TEMPLATE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+    "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+_DROPPED = 34
+#: Tokens of a prompt: the pipeline's ``max_sequence_length``. It lets the encoder read 1024, and takes the first 512 of
+#: what it gives; as no token sees a later one, reading no more is the same.
+_TOKENS = 512
+#: The pipeline's ``default_sample_size``, in latent pixels: pictures of 1024 × 1024. No config says it.
+_SAMPLE_SIZE = 128
+#: Latent pixels on a side of a token: the pipeline packs 2 × 2 of them.
+_PATCH = 2
+#: Sizes at which graphs are proved; see flux.
+_PROVED = 16
+#: Positions of diffusers' table in each direction. Text stands after half of the picture's longer side.
+_POSITIONS = 4096
+_THETA = 10000
+#: What other models of this class do, and text-to-image does not.
+_UNUSED = ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
+
+
+def open_pipeline(folder: Path) -> Source:
+    """Open a ``QwenImagePipeline`` folder.
+
+    Raises:
+        SourceError: a part is missing, or of another class than Qwen-Image's; or parts do not fit each other.
+    """
+    transformer, vae, text_encoder = folder / "transformer", folder / "vae", folder / "text_encoder"
+    config = check_class(transformer, "QwenImageTransformer2DModel")
+    channels, width = _latent_channels(transformer, config), int(config.get("joint_attention_dim", 3584))
+    encoder = qwen.graph(text_encoder, "text_encoder", tokens=_TOKENS + _DROPPED, drop=_DROPPED)
+    made = encoder.component.output("encoder_hidden_states").axes[2]
+    if made != width:
+        raise SourceError(f"{text_encoder} makes {made} channels, {transformer} takes {width}")
+    halves, compression = autoencoder_qwen.graphs(vae, channels, 2 * _PROVED)
+    denoiser = Graph(
+        "denoiser",
+        _component(channels, width),
+        lambda: Denoiser(load_diffusers(QwenImageTransformer2DModel, transformer)),
+        {"batch": 2, "patch_height": _PROVED, "patch_width": _PROVED, "sequence_length": 77},
+        reference=lambda: _Reference(load_diffusers(QwenImageTransformer2DModel, transformer)),
+        feeds=parts.mask_feeds(),
+    )
+    return Source(
+        family="qwen_image",
+        kind="diffusers_pipeline",
+        name=folder.resolve().name,
+        graphs=(encoder, *halves, denoiser),
+        latents=Latents(
+            channels=channels,
+            height=_SAMPLE_SIZE,
+            width=_SAMPLE_SIZE,
+            patch_size=_PATCH,
+            spatial_compression=compression,
+        ),
+        prediction=Prediction(type="flow_prediction", timestep_unit="sigma"),
+        guidance=Guidance(kind="classifier_free", default_scale=4.0, normalise="token"),
+        scheduler_config=files.read_json(folder / "scheduler" / "scheduler_config.json"),
+        scheduler=Scheduler(num_inference_steps=50, sigmas="linspace", strength="rounded_up"),
+        digest_files=tuple(files.folder_files(transformer)),
+        float32_bytes=files.float32_bytes(text_encoder, vae, transformer),
+        prompts=Prompts(
+            encoders=(
+                PromptEncoder(
+                    component="text_encoder",
+                    tokenizer="tokenizer/tokenizer.json",
+                    prompt_template=_TEMPLATE,
+                    negative_template=_TEMPLATE,
+                ),
+            ),
+            negative=None,
+        ),
+        files={
+            "tokenizer/tokenizer.json": lambda: tokenizer_json(
+                folder / "tokenizer", length=_TOKENS + _DROPPED, padding="longest"
+            )
+        },
+    )
+
+
+def _latent_channels(folder: Path, config: Mapping[str, Any]) -> int:
+    """Return the latents' channels; :class:`SourceError` for a transformer of another kind than Qwen-Image's."""
+    channels, out, patch = (
+        int(config.get(name) or default)
+        for name, default in (("in_channels", 64), ("out_channels", 16), ("patch_size", 2))
+    )
+    if patch != _PATCH or channels != out * _PATCH**2:
+        raise SourceError(
+            f"{folder} has patch_size {patch}, {channels} channels in and {out} out; a QwenImagePipeline's has "
+            "patch_size 2 and four times as many in as out"
+        )
+    if used := [name for name in _UNUSED if config.get(name)]:
+        raise SourceError(f"{folder} has {used[0]}, which Qwen-Image's text-to-image models do not have")
+    return out
+
+
+def _component(channels: int, width: int) -> Component:
+    # half of the longer side and the text share the positions above 0
+    limit = 2 * (_POSITIONS - _TOKENS - _DROPPED)
+    timestep = TensorSpec(
+        name="timestep", dtype="float32", axes=(Axis(name="batch"),), unit="sigma", minimum=0, maximum=1
+    )
+    return Component(
+        path="denoiser/model.onnx",
+        inputs=(
+            parts.latents_tensor(channels, _PATCH, limit=limit),
+            timestep,
+            parts.text_tensor(width),
+            parts.mask_tensor(),
+        ),
+        outputs=parts.output_tensors(channels, _PATCH, limit=limit),
+    )
+
+
+class Denoiser(nn.Module):
+    """diffusers' transformer on unpacked latents, with positions and rotary embedding in real numbers.
+
+    Args:
+        transformer: is changed: its attention and its time embedding's sines are replaced.
+    """
+
+    def __init__(self, transformer: QwenImageTransformer2DModel) -> None:
+        super().__init__()
+        transformer.set_attn_processor(_Attention())
+        time = transformer.time_text_embed.time_proj
+        transformer.time_text_embed.time_proj = Sinusoid(time.num_channels, time.scale)
+        self.rotary = _Rotary(transformer.config.axes_dims_rope)
+        self.transformer = transformer
+
+    def forward(
+        self, latents: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor
+    ) -> tuple[Tensor]:
+        """Predict the flow.
+
+        Args:
+            latents: [batch, channels, height, width], height and width even.
+            timestep: [batch], sigma in 0 … 1.
+            encoder_hidden_states: [batch, sequence_length, joint_attention_dim].
+            encoder_attention_mask: int64 [batch, sequence_length], 1 where a token is.
+
+        Returns:
+            the prediction, shaped like ``latents``.
+        """
+        network = self.transformer
+        batch, channels, height, width = latents.shape
+        rows, columns, tokens = height // _PATCH, width // _PATCH, encoder_hidden_states.shape[1]
+        x = latents.reshape(batch, channels, rows, _PATCH, columns, _PATCH).permute(0, 2, 4, 1, 3, 5)
+        x = network.img_in(x.reshape(batch, rows * columns, channels * _PATCH**2))  # [batch, patches, hidden]
+        text = network.txt_in(network.txt_norm(encoder_hidden_states))  # [batch, tokens, hidden]
+        embedded = network.time_text_embed(timestep, x)  # [batch, hidden]
+        angles = self.rotary(rows, columns, tokens)
+
+        # A mask of ones changes nothing, so that there is one graph for texts of one length and of several.
+        bias = (1 - encoder_attention_mask.to(x.dtype)) * -10000.0
+        bias = F.pad(bias, (0, rows * columns))[:, None, None, :]
+        bias = bias.expand(-1, -1, tokens + rows * columns, -1)  # [batch, 1, tokens + patches, tokens + patches]
+        for block in network.transformer_blocks:
+            text, x = block(
+                hidden_states=x,
+                encoder_hidden_states=text,
+                encoder_hidden_states_mask=bias,
+                temb=embedded,
+                image_rotary_emb=angles,
+            )
+
+        x = network.proj_out(network.norm_out(x, embedded))
+        x = x.reshape(batch, rows, columns, channels, _PATCH, _PATCH).permute(0, 3, 1, 4, 2, 5)
+        return (x.reshape(batch, channels, height, width),)
+
+
+class _Rotary(nn.Module):
+    """Cosines and sines of the positions of text, then picture; each value twice in a row.
+
+    A picture's rows and columns are counted from its middle. Text goes on after half of the longer side, with the same
+    number for all axes. Angles are rounded to float32 as diffusers rounds them.
+    """
+
+    frequencies: Tensor
+    axis: Tensor
+
+    def __init__(self, axes_dims: Sequence[int]) -> None:
+        super().__init__()
+        exponents = [torch.arange(0, size, 2, dtype=torch.float32).div(size) for size in axes_dims]
+        frequencies = torch.cat([1.0 / torch.pow(_THETA, one) for one in exponents]).repeat_interleave(2)
+        axis = torch.cat([torch.full((size,), index) for index, size in enumerate(axes_dims)])
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.register_buffer("axis", axis, persistent=False)
+
+    def forward(self, rows: int, columns: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines, each [tokens + rows · columns, 1, head]."""
+        row = (torch.arange(rows) - (rows - rows // 2))[:, None].expand(rows, columns)
+        column = (torch.arange(columns) - (columns - columns // 2))[None, :].expand(rows, columns)
+        picture = torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(rows * columns, 3)
+        start = torch.maximum(torch.full((1,), rows // 2), torch.full((1,), columns // 2))
+        text = (start + torch.arange(tokens))[:, None].expand(tokens, 3)
+        positions = torch.cat([text, picture])[:, self.axis].to(torch.float32)
+        angles = (positions * self.frequencies)[:, None, :]
+        return angles.cos(), angles.sin()
+
+
+class _Attention:
+    """diffusers' ``QwenDoubleStreamAttnProcessor2_0`` in real numbers, for a mask that has the scores' axes already."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_hidden_states_mask: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        def heads(x: Any) -> Any:
+            return x.unflatten(-1, (attn.heads, -1))  # [batch, tokens, heads, head]
+
+        assert image_rotary_emb is not None
+        picture, text = hidden_states, encoder_hidden_states
+        q = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(text))), attn.norm_q(heads(attn.to_q(picture)))], dim=1)
+        k = torch.cat([attn.norm_added_k(heads(attn.add_k_proj(text))), attn.norm_k(heads(attn.to_k(picture)))], dim=1)
+        v = torch.cat([heads(attn.add_v_proj(text)), heads(attn.to_v(picture))], dim=1)
+        q, k = (rotate(one, *image_rotary_emb) for one in (q, k))
+        x = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=encoder_hidden_states_mask
+        )
+        x = x.transpose(1, 2).flatten(2)  # [batch, tokens, hidden]
+        tokens = text.shape[1]
+        return attn.to_out[0](x[:, tokens:]), attn.to_add_out(x[:, :tokens])
+
+
+class _Reference(nn.Module):
+    """diffusers' transformer as it is, called as its pipeline calls it."""
+
+    def __init__(self, transformer: QwenImageTransformer2DModel) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(
+        self, latents: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor
+    ) -> tuple[Tensor]:
+        batch, channels, height, width = latents.shape
+        prediction = self.transformer(
+            hidden_states=QwenImagePipeline._pack_latents(latents, batch, channels, height, width),
+            timestep=timestep,
+            encoder_hidden_states_mask=None if encoder_attention_mask.all() else encoder_attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            img_shapes=[[(1, height // 2, width // 2)]] * batch,
+            return_dict=False,
+        )[0]
+        return (QwenImagePipeline._unpack_latents(prediction, height, width, 1).squeeze(2),)

@@ -1,0 +1,257 @@
+"""HunyuanDiT against diffusers' transformer and its pipeline, from one bundle each.
+
+The pipeline runs with ``use_resolution_binning=False``: choosing the nearest size of a list is left to the caller here.
+diffusers has no plain image-to-image pipeline of the family. What needs a whole bundle is slow: its export takes half a
+minute of CPU time.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, HunyuanDiTPipeline
+from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
+
+from dit_deploy import Pipeline
+from dit_deploy.errors import InputError, SourceError
+from dit_deploy.exporters import export
+from dit_deploy.exporters.families.hunyuan_dit import resize_crop_region
+from dit_deploy.exporters.source import Graph
+from dit_deploy.exporters.sources import open_source
+from dit_deploy.exporters.tracing import call, example_inputs, trace, traced_sizes
+from dit_deploy.runtimes.prompts import PromptReader
+from tests.families import hunyuan_dit
+
+#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+pytestmark = pytest.mark.slow
+
+PROMPTS = ["A Small cat, on a red SOFA", "一只在雪地里的狐狸,油画,高清细节 1665"]
+NEGATIVE = "low quality, Blurry"
+
+
+class Case:
+    """One pipeline of diffusers, and ours from its bundle."""
+
+    def __init__(self, make: Callable[[Path], Path], base: Path) -> None:
+        self.folder = make(base / "source")
+        self.bundle = export(self.folder, base / "bundle")
+        self.ours = Pipeline(self.bundle, threads=1)
+        self.theirs = HunyuanDiTPipeline.from_pretrained(self.folder, low_cpu_mem_usage=False, safety_checker=None)
+        self.theirs.set_progress_bar_config(disable=True)
+
+    def reference(self, **arguments: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the latents that diffusers' pipeline decodes, as the denoiser had them, and its pictures."""
+        decoded: list[torch.Tensor] = []
+        vae = self.theirs.vae
+        original = vae.decode
+
+        def decode(latents: torch.Tensor, *args: Any, **options: Any) -> Any:
+            decoded.append(latents)
+            return original(latents, *args, **options)
+
+        vae.decode = decode
+        try:
+            images = self.theirs(**arguments, use_resolution_binning=False, output_type="np").images
+        finally:
+            vae.decode = original
+        return (decoded[0] * vae.config.scaling_factor).numpy(), images
+
+
+@pytest.fixture(scope="module")
+def hunyuan(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(hunyuan_dit.hunyuan, tmp_path_factory.mktemp("hunyuan"))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hunyuan_dit.hunyuan(tmp_path_factory.mktemp("saved") / "source")
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    assert found.shape == expected.shape and expected.std() > 0
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def compare(case: Case, theirs: dict[str, Any] | None = None, **arguments: Any) -> None:
+    """Draw with both, latents within 1e-3 of the largest value, pictures within 1/255; ``theirs`` replaces arguments
+    of diffusers' pipeline."""
+    given = {"num_inference_steps": 4, **arguments}
+    latents, images = case.reference(
+        **(given if theirs is None else theirs | {"num_inference_steps": given["num_inference_steps"]}),
+        generator=torch.Generator("cpu").manual_seed(7),
+    )
+    ours = case.ours(**given, seed=7, output_type="numpy")
+    assert images.std() > 0.05
+    assert difference(ours.latents, latents) <= 1e-3
+    assert np.abs(np.asarray(ours.images) - images).max() <= 1 / 255
+
+
+def onnx_difference(file: Path, graph: Graph, sizes: list[tuple[int, int, int]]) -> float:
+    """Hold a denoiser's file, run at (batch, patch height, patch width), against diffusers' transformer."""
+    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+    assert graph.reference is not None
+    reference, worst = graph.reference(), 0.0
+    for seed, numbers in enumerate(sizes):
+        free = dict(zip(("batch", "patch_height", "patch_width"), numbers, strict=True))
+        assert free != traced_sizes(graph.component)
+        feeds = example_inputs(graph.component, free, seed, graph.feeds)
+        for found, expected in zip(session.run(None, feeds), call(reference, feeds), strict=True):
+            worst = max(worst, difference(found, expected))
+    return worst
+
+
+def denoiser(folder: Path) -> Graph:
+    return next(graph for graph in open_source(folder).graphs if graph.name == "denoiser")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        hunyuan_dit.hunyuan,
+        pytest.param(hunyuan_dit.plain, marks=pytest.mark.slow, id="without size and style, two long skips"),
+    ],
+)
+def test_the_plain_graph_is_the_transformer_at_any_size(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    graph = denoiser(make(tmp_path / "source"))
+    trace(graph.build(), graph.component, tmp_path, graph.feeds)
+    # The longest side is beyond the base of rotary positions, 32 patches; one side of one patch, one patch alone.
+    sizes = [(1, 1, 1), (3, 5, 2), (2, 3, 7), (1, 1, 37), (1, 40, 3)]
+    assert onnx_difference(tmp_path / graph.component.path, graph, sizes) <= 1e-4
+
+
+@pytest.mark.parametrize("base", [8, 16, 32])
+def test_the_crop_region_is_rounded_as_python_rounds(base: int) -> None:
+    sides = range(1, 130)
+    grids = [(height, width) for height in sides for width in sides]
+    expected = [get_resize_crop_region_for_grid(grid, base) for grid in grids]
+    pairs = torch.tensor(grids)
+    longest = pairs.amax(dim=1)
+    for axis in range(2):
+        start, stop = resize_crop_region(pairs[:, axis], longest, base)
+        assert start.tolist() == [region[0][axis] for region in expected]
+        assert stop.tolist() == [region[1][axis] for region in expected]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["", PROMPTS[0], PROMPTS[1], "一只猫 " * 300])
+@pytest.mark.filterwarnings("ignore:prompt. the text_encoder")
+def test_embeddings_are_the_pipelines(hunyuan: Case, text: str) -> None:
+    reader = PromptReader(hunyuan.bundle, hunyuan.ours.pool)
+    found = reader([text], False)
+    for index, suffix in enumerate(("", "_t5")):
+        with torch.no_grad():
+            states, _, mask, _ = hunyuan.theirs.encode_prompt(
+                text, do_classifier_free_guidance=False, text_encoder_index=index
+            )
+        assert difference(found[f"encoder_hidden_states{suffix}"], states.numpy()) <= 1e-4
+        assert np.array_equal(found[f"text_embedding_mask{suffix}"], mask.numpy())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"prompt": PROMPTS[0]},
+        {"prompt": PROMPTS[1], "negative_prompt": NEGATIVE, "guidance_scale": 2.5, "height": 32, "width": 80},
+        {"prompt": PROMPTS[1], "negative_prompt": NEGATIVE, "num_images_per_prompt": 2, "height": 64, "width": 16},
+        {"prompt": PROMPTS, "guidance_scale": 1.0, "num_inference_steps": 7, "height": 16, "width": 16},
+        {"prompt": PROMPTS, "guidance_rescale": 0.7, "height": 48, "width": 32},
+    ],
+    ids=["default", "wide", "several", "unguided", "rescaled"],
+)
+def test_it_draws_what_diffusers_draws(hunyuan: Case, arguments: dict[str, Any]) -> None:
+    compare(hunyuan, **arguments)
+
+
+@pytest.mark.slow
+def test_several_pictures_of_several_prompts(hunyuan: Case) -> None:
+    """diffusers repeats embeddings one by one (a, a, b, b), but their masks as a whole (a, b, a, b), and so reads the
+    second picture of the first prompt under the second prompt's mask. Ours draws what the same prompts draw when they
+    are listed, which diffusers does right.
+    """
+    sizes = {"height": 32, "width": 48, "guidance_scale": 3.0}
+    listed = {"prompt": [PROMPTS[0]] * 2 + [PROMPTS[1]] * 2, "negative_prompt": [NEGATIVE] * 4, **sizes}
+    arguments = {"prompt": PROMPTS, "negative_prompt": [NEGATIVE] * 2, "num_images_per_prompt": 2, **sizes}
+    compare(hunyuan, theirs=listed, **arguments)
+    latents = [
+        hunyuan.reference(**given, num_inference_steps=2, generator=torch.Generator("cpu").manual_seed(7))[0]
+        for given in (listed, arguments)
+    ]
+    assert difference(latents[1][[0, 3]], latents[0][[0, 3]]) <= 1e-5
+    assert difference(latents[1][[1, 2]], latents[0][[1, 2]]) > 1e-3
+    same_length = {**arguments, "prompt": ["a red cat", "a cat red"]}
+    compare(hunyuan, **same_length)
+
+
+@pytest.mark.slow
+def test_another_scheduler(hunyuan: Case) -> None:
+    before = hunyuan.theirs.scheduler
+    hunyuan.theirs.scheduler = DPMSolverMultistepScheduler.from_config(before.config)
+    arguments = {"prompt": PROMPTS[0], "num_inference_steps": 5, "height": 48, "width": 80}
+    try:
+        latents, _ = hunyuan.reference(**arguments, generator=torch.Generator("cpu").manual_seed(3))
+    finally:
+        hunyuan.theirs.scheduler = before
+    ours = hunyuan.ours(**arguments, seed=3, scheduler="DPMSolverMultistepScheduler", output_type="latent")
+    assert difference(ours.latents, latents) <= 1e-3
+
+
+def test_the_bundle_says_what_the_pipeline_does(saved: Path) -> None:
+    source = open_source(saved)
+    assert (source.guidance.default_scale, source.scheduler.num_inference_steps) == (5.0, 50)
+    assert source.prompts is not None and source.prompts.negative == ""
+    assert (source.latents.height, source.latents.spatial_compression) == (6, 8)
+    assert (source.prediction.type, source.prediction.learned_range_variance) == ("v_prediction", True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"height": 40}, "height: 40 came, expected a multiple of 16 pixels"),
+        ({"class_labels": 3}, "class_labels: this bundle's denoiser takes none"),
+        ({"prompt": None}, "encoder_hidden_states: this bundle needs it, and none came; give a prompt"),
+        ({"conditions": {"encoder_hidden_states": np.zeros((1, 76, 20), np.float32)}}, "encoder_hidden_states"),
+    ],
+)
+def test_bad_input_is_one_line(hunyuan: Case, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        hunyuan.ours(**{"prompt": "a cat", "num_inference_steps": 1, **arguments})
+
+
+def altered(saved: Path, folder: Path, file: str, **fields: Any) -> Path:
+    """Copy the pipeline with other fields in one of its JSON files."""
+    shutil.copytree(saved, folder)
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "message"),
+    [
+        ("transformer/config.json", {"_class_name": "UNet2DModel"}, "holds a UNet2DModel; expected HunyuanDiT2DModel"),
+        ("transformer/config.json", {"learn_sigma": False}, "learns no variance"),
+        ("transformer/config.json", {"text_len": 80}, "has text_len 80; HunyuanDiT's pipeline makes 77 tokens"),
+        ("transformer/config.json", {"hidden_size": 64}, "has hidden_size 64; 3 heads of 20 need 60"),
+        ("transformer/config.json", {"patch_size": 3}, "has patch_size 3; expected a power of two"),
+        ("transformer/config.json", {"cross_attention_dim_t5": 32}, "text_encoder_2 makes 24 channels, .* takes 32"),
+        ("transformer/config.json", {"cross_attention_dim": 32}, "text_encoder makes 20 channels, .* takes 32"),
+        ("text_encoder/config.json", {"model_type": "clip_text_model"}, "expected 'bert'"),
+        ("vae/config.json", {"shift_factor": 0.1}, "shift_factor 0.1, which HunyuanDiT's pipeline does not apply"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "score"}, "prediction_type 'score' .* is none of"),
+    ],
+)
+def test_a_folder_that_cannot_be_exported(
+    saved: Path, tmp_path: Path, file: str, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_source(altered(saved, tmp_path / "altered", file, **fields))
