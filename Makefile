@@ -47,25 +47,25 @@ cpp-prepare: $(VENV)/.dev
 	$(BIN)/python tests/runtimes/cpp/golden.py --all $(CPP)/golden
 
 cpp-release: cpp-prepare
-	$(call cpp_build,release)
+	$(call cpp_build,release,all)
 	$(call cpp_test,release)
 	DIT_DEPLOY_CPP_BUILD=$(CURDIR)/$(CPP)/release OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/runtimes/cpp -q
 
 cpp-asan: cpp-prepare
-	$(call cpp_build,asan)
+	$(call cpp_build,asan,dit_deploy_tests)
 	$(call cpp_test,asan)
 
 cpp-tsan: cpp-prepare
-	$(call cpp_build,tsan)
+	$(call cpp_build,tsan,dit_deploy_tests)
 	DIT_DEPLOY_THREADS_SECONDS=$(THREADS_SECONDS) $(call cpp_test,tsan)
 
 cpp-fuzz: cpp-prepare
-	$(call cpp_build,fuzz)
+	$(call cpp_build,fuzz,all)
 	mkdir -p $(CPP)/corpus
 	$(CPP)/fuzz/bundle_fuzzer -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 \
 		-artifact_prefix=$(CPP)/ -dict=runtimes/cpp/fuzz/bundle.dict $(CPP)/corpus runtimes/cpp/fuzz/corpus
 
-cpp_build = $(BIN)/cmake -S runtimes/cpp --preset $(1) && $(BIN)/cmake --build $(CPP)/$(1) -j$(JOBS)
+cpp_build = $(BIN)/cmake -S runtimes/cpp --preset $(1) && $(BIN)/cmake --build $(CPP)/$(1) --target $(2) -j$(JOBS)
 cpp_test = DIT_DEPLOY_GOLDEN=$(CURDIR)/$(CPP)/golden $(BIN)/ctest --test-dir $(CPP)/$(1) --output-on-failure -j$(JOBS)
 
 slow: $(VENV)/.dev             ## the tests that take minutes

@@ -70,7 +70,8 @@ typedef enum dit_deploy_dtype {
   DIT_DEPLOY_BFLOAT16 = 2,
   DIT_DEPLOY_INT64 = 3,
   DIT_DEPLOY_INT32 = 4,
-  DIT_DEPLOY_BOOLEAN = 5 /* one byte each, 0 or 1 */
+  DIT_DEPLOY_BOOLEAN = 5,             /* one byte each, 0 or 1 */
+  DIT_DEPLOY_DTYPE_WIDTH = 0x7fffffff /* none: it makes every int a value of the type, so that a wrong one is refused */
 } dit_deploy_dtype;
 
 typedef struct dit_deploy_options dit_deploy_options;
