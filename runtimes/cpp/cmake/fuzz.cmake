@@ -1,5 +1,6 @@
 # Each fuzz/*.cpp a program of libFuzzer, with what reads bundles and makes solver tables, and no backend.
-file(GLOB _reader CONFIGURE_DEPENDS src/text.cpp src/bundle/*.cpp src/sampling/*.cpp src/sampling/solvers/*.cpp)
+file(GLOB _reader CONFIGURE_DEPENDS src/text.cpp src/bundle/*.cpp src/sampling/*.cpp src/sampling/solvers/*.cpp
+     src/tokenizer/*.cpp)
 add_library(dit_deploy_reader OBJECT ${_reader})
 target_include_directories(dit_deploy_reader PUBLIC include src)
 target_compile_definitions(dit_deploy_reader PUBLIC DIT_DEPLOY_STATIC)

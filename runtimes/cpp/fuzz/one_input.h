@@ -11,6 +11,7 @@
 #include "bundle/references.h"
 #include "dit_deploy/errors.hpp"
 #include "sampling/schedulers.h"
+#include "tokenizer/tokenizer.h"
 
 namespace dit_deploy::fuzz {
 
@@ -33,6 +34,12 @@ inline void one_input(std::string_view data) {
         sampling::SolverRequest request;
         request.num_inference_steps = static_cast<unsigned char>(data[1]) % 32;
         sampling::solver_table(bundle::read_object(rest, "scheduler_config.json", true), request);
+        break;
+      }
+      case 't': {  // tokenizer.json; the second byte is the length of a text
+        constexpr std::string_view kText = "a cat, CAFÉ e\u0301 12 <s>x</s>\n  ▁猫🙂 it's";
+        const std::size_t length = static_cast<unsigned char>(data[1]) % (kText.size() + 1);
+        tokenizer::Tokenizer(rest, "tokenizer.json").encode({std::string(kText.substr(0, length)), std::string(kText)});
         break;
       }
       default:

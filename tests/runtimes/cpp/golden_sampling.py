@@ -28,7 +28,14 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for tests.sampling, when run as a program
 
 from dit_deploy.errors import InputError  # noqa: E402
-from dit_deploy.sampling import Guidance, SolverState, image_to_image_begin, resolve_scheduler, solver_table  # noqa: E402
+from dit_deploy.sampling import (  # noqa: E402
+    Guidance,
+    SkipLayerGuidance,
+    SolverState,
+    image_to_image_begin,
+    resolve_scheduler,
+    solver_table,
+)
 from dit_deploy.sampling.schedulers import SCHEDULERS, SHORT_NAMES  # noqa: E402
 from dit_deploy.sampling.solver_row import solver_rows  # noqa: E402
 from tests.sampling.solvers import (  # noqa: E402
@@ -67,7 +74,12 @@ def tables_document() -> Json:
         **_header(),
         "tables": [_case(name, config, request) for name, config, request in (*_tables(), *_refused())],
         "schedulers": [_scheduler(own, asked) for own, asked in _asked_schedulers()],
-        "begins": [_begin(steps, strength) for steps in (1, 4, 50) for strength in (-0.1, 0.0, 0.01, 0.3, 0.8, 1.0)],
+        "begins": [
+            _begin(steps, strength, round_up)
+            for steps in (1, 4, 50)
+            for strength in (-0.1, 0.0, 0.01, 0.3, 0.8, 1.0)
+            for round_up in (False, True)
+        ],
     }
 
 
@@ -291,10 +303,10 @@ def _scheduler(own: Json, asked: str) -> Json:
         return {**case, "error": str(error)}
 
 
-def _begin(steps: int, strength: float) -> Json:
-    case: Json = {"steps": steps, "strength": strength}
+def _begin(steps: int, strength: float, round_up: bool) -> Json:
+    case: Json = {"steps": steps, "strength": strength, "round_up": round_up}
     try:
-        return {**case, "begin": image_to_image_begin(steps, strength)}
+        return {**case, "begin": image_to_image_begin(steps, strength, round_up=round_up)}
     except InputError as error:
         return {**case, "error": str(error)}
 
@@ -361,13 +373,19 @@ def _guidances() -> Iterator[Json]:
     yield {"scale": 4.1, "channels": 3}
     yield {"scale": 7.5, "rescale": 0.7}
     yield {"scale": 2.5, "rescale": 1.0, "channels": 1}
+    yield {"scale": 4.0, "token": 1}
+    yield {"scale": 3.5, "token": 3, "channels": 3}
+    yield {"scale": 4.0, "token": 3, "rescale": 0.5}
 
 
 def _guided(**options: Any) -> Json:
     numbers = _Numbers(7)
     conditional, unconditional = numbers.array(2, 4, 3, 3), numbers.array(2, 4, 3, 3)
+    kept, without = conditional.copy(), numbers.array(2, 4, 3, 3)
     guided = Guidance(**options).combine(conditional, unconditional, out=conditional)
-    return {**options, "values": _singles(guided)}
+    values = _singles(guided)
+    SkipLayerGuidance((0,), 2.8).add(guided, kept, without)
+    return {**options, "values": values, "skipped": _singles(guided)}
 
 
 def _solver_rows(config: Json, steps: int) -> Json:

@@ -16,7 +16,7 @@
 namespace dit_deploy::runtime {
 namespace {
 
-constexpr std::size_t kLongestText = 1 << 24;  // bytes
+constexpr std::size_t kLongestText = 1 << 20;  // bytes
 constexpr std::uint64_t kLargestTokenizer = std::uint64_t{1} << 28;
 
 // A text cleaned as the manifest says.

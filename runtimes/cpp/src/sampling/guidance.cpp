@@ -40,26 +40,46 @@ double deviation(const float* values, std::size_t count) {
   return std::sqrt(std::max(square - all * (mean * mean), 0.0) / std::max(all - 1, 1.0));
 }
 
-// The Euclidean length of each token, summed as numpy sums it: channel by channel, row by row of the token's pixels, and
-// of those in a row their own sum first. `values` is [channels, rows · token, columns · token] with `rows` over all frames.
-void token_lengths(const float* values, std::size_t channels, std::size_t each, std::size_t width, std::size_t token,
-                   std::vector<float>& lengths) {
-  const std::size_t columns = width / token;
-  lengths.assign(each / (token * token), 0.0F);
-  for (std::size_t channel = 0; channel < channels; ++channel) {
-    for (std::size_t row = 0; row < each / width; ++row) {
-      const float* line = values + channel * each + row * width;
-      for (std::size_t column = 0; column < columns; ++column) {
-        float sum = 0;
-        for (std::size_t pixel = 0; pixel < token; ++pixel) {
-          const float value = line[column * token + pixel];
-          sum += value * value;
-        }
-        lengths[row / token * columns + column] += sum;
-      }
+// A token of a prediction [channels, rows, width]: `side` × `side` pixels at `first`, over all channels.
+struct TokenPlace {
+  std::size_t channels, each, width, side, first;
+
+  // Calls visit(begin) for each row of its pixels.
+  template <typename Visit>
+  void rows(Visit&& visit) const {
+    for (std::size_t channel = 0; channel < channels; ++channel) {
+      for (std::size_t row = 0; row < side; ++row) visit(channel * each + first + row * width);
     }
   }
-  for (float& length : lengths) length = std::sqrt(length);
+  // Its Euclidean length, summed as numpy sums it: of the pixels in a row their own sum first.
+  float length(const float* values) const {
+    float sum = 0;
+    rows([&](std::size_t begin) {
+      float own = 0;
+      for (std::size_t index = begin; index < begin + side; ++index) own += values[index] * values[index];
+      sum += own;
+    });
+    return std::sqrt(sum);
+  }
+};
+
+// values := (values − others) · factor + others, each token brought back to the length that it has.
+void guide_tokens(float* values, const float* others, float factor, TokenPlace token) {
+  for (std::size_t row = 0; row < token.each / token.width; row += token.side) {
+    for (std::size_t column = 0; column < token.width; column += token.side) {
+      token.first = row * token.width + column;
+      const float before = token.length(values);
+      token.rows([&](std::size_t begin) {
+        for (std::size_t index = begin; index < begin + token.side; ++index) {
+          values[index] = (values[index] - others[index]) * factor + others[index];
+        }
+      });
+      const float back = before / token.length(values);
+      token.rows([&](std::size_t begin) {
+        for (std::size_t index = begin; index < begin + token.side; ++index) values[index] *= back;
+      });
+    }
+  }
 }
 
 }  // namespace
@@ -122,22 +142,15 @@ void Guidance::combine(float* conditional, const float* unconditional, std::size
   }
   const float factor = to_single(scale);
   const std::size_t count = guided_channels * each;
-  const std::size_t side = token ? static_cast<std::size_t>(*token) : 1, columns = width / side;
-  std::vector<float> lengths, guided_lengths;
   for (std::size_t sample = 0; sample < batch; ++sample) {
     float* const guided = conditional + sample * channels_in_all * each;  // the first channels: [count]
     const float* const other = unconditional + sample * channels_in_all * each;
     const double before = rescale != 0 ? deviation(guided, count) : 0;
-    if (token) token_lengths(guided, guided_channels, each, width, side, lengths);
-    for (std::size_t index = 0; index < count; ++index) {
-      guided[index] = (guided[index] - other[index]) * factor + other[index];
-    }
     if (token) {
-      token_lengths(guided, guided_channels, each, width, side, guided_lengths);
-      for (std::size_t place = 0; place < lengths.size(); ++place) lengths[place] /= guided_lengths[place];
+      guide_tokens(guided, other, factor, {guided_channels, each, width, static_cast<std::size_t>(*token), 0});
+    } else {
       for (std::size_t index = 0; index < count; ++index) {
-        const std::size_t row = index % each / width, column = index % width;
-        guided[index] *= lengths[row / side * columns + column / side];
+        guided[index] = (guided[index] - other[index]) * factor + other[index];
       }
     }
     if (rescale == 0) continue;

@@ -36,7 +36,7 @@ struct Guidance {
   void check() const;
   bool active(std::int64_t step, std::int64_t num_steps) const;
   // conditional := guided, [batch, channels_in_all, each] float32, where `each` is (frames ×) height × `width`; allocates
-  // nothing but for the lengths of tokens. Throws InputError where there are fewer channels than `channels`.
+  // nothing. Throws InputError where there are fewer channels than `channels`.
   void combine(float* conditional, const float* unconditional, std::size_t batch, std::size_t channels_in_all,
                std::size_t each, std::size_t width) const;
 };

@@ -98,6 +98,7 @@ Text Charsmap::apply(const Text& text) const {
     return true;
   };
   for (std::size_t first = 0; first < text.size();) {
+    check_length(out);
     const std::size_t end = cluster_end(text, first);
     if (!add(first, end, 5)) {
       for (std::size_t at = first; at < end; ++at) {

@@ -48,7 +48,7 @@ inline const Json& list(const Json& object, const char* key) {
 }
 
 // The largest number of tokens, and id of one.
-inline constexpr std::int64_t kMostTokens = 1 << 24, kLargestId = 0x7fffffff;
+inline constexpr std::int64_t kMostTokens = 1 << 20, kLargestId = 0x7fffffff;
 
 inline std::int64_t whole(const Json& value, const char* what, std::int64_t most) {
   // What does not fit into 64 bits with a sign is read as unsigned.

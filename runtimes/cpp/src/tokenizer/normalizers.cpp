@@ -103,7 +103,10 @@ Normalizer sequence(const Json& json) {
   std::vector<Normalizer> all;
   for (const Json& one : list(json, "normalizers")) all.push_back(read_normalizer(one));
   return [all = std::move(all)](Text text) {
-    for (const Normalizer& one : all) text = one(std::move(text));
+    for (const Normalizer& one : all) {
+      text = one(std::move(text));
+      check_length(text);
+    }
     return text;
   };
 }

@@ -19,6 +19,7 @@ PreTokenizer each(std::function<std::vector<Text>(Text)> splits) {
     std::vector<Text> all;
     for (Text& piece : pieces) {
       for (Text& part : splits(std::move(piece))) {
+        check_length(part);
         if (!part.empty()) all.push_back(std::move(part));
       }
     }

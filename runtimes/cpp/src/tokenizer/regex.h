@@ -51,7 +51,7 @@ class Regex {
   std::optional<std::pair<std::size_t, std::size_t>> search(const Text& text, std::size_t begin,
                                                             std::size_t& steps) const;
   // A budget for a text.
-  static std::size_t budget(const Text& text) { return 1'000'000 + 1'000 * text.size(); }
+  static std::size_t budget(const Text& text) { return 10'000 + 1'000 * text.size(); }
 
  private:
   friend class RegexCompiler;

@@ -110,6 +110,7 @@ Text replaced(const Text& text, const Regex& pattern, std::u32string_view by) {
     const std::uint32_t place = part.first < text.size() ? text[part.first].begin : text.empty() ? 0 : text.back().end;
     const std::uint32_t end = part.first < part.last ? text[part.last - 1].end : place;
     for (const char32_t code : by) out.push_back({code, place, end});
+    check_length(out);
   }
   return out;
 }

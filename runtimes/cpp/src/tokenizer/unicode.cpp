@@ -4,6 +4,7 @@
 #include <iterator>
 #include <unordered_map>
 
+#include "dit_deploy/errors.hpp"
 #include "text.h"
 
 namespace dit_deploy::tokenizer {
@@ -184,6 +185,11 @@ std::string to_utf8(const Text& text) {
   std::string out;
   for (const Letter& letter : text) append_utf8(out, letter.code);
   return out;
+}
+
+void check_length(const Text& text) {
+  constexpr std::size_t kLongest = std::size_t{1} << 24;
+  if (text.size() > kLongest) throw BundleError("a text becomes too long while it is made ready for tokens");
 }
 
 Text normalized(const Text& text, Form form) {

@@ -76,6 +76,9 @@ std::u32string to_characters(std::string_view utf8);
 void append_utf8(std::string& out, char32_t code);
 std::string to_utf8(const Text& text);
 
+// Throws BundleError where a text has become longer than any that is read: a file may ask for it to grow without end.
+void check_length(const Text& text);
+
 enum class Form { nfc, nfd, nfkc, nfkd };
 Text normalized(const Text& text, Form form);
 

@@ -15,6 +15,7 @@ using namespace dit_deploy;
 using namespace dit_deploy::tests;
 using nlohmann::json;
 using sampling::Guidance;
+using sampling::SkipLayerGuidance;
 using sampling::SolverState;
 using sampling::SolverTable;
 
@@ -83,18 +84,22 @@ TEST_CASE("a state asks for what a row needs") {
 }
 
 TEST_CASE("guided predictions are numpy's") {
-  constexpr std::size_t kBatch = 2, kChannels = 4, kEach = 9;
+  constexpr std::size_t kBatch = 2, kChannels = 4, kEach = 9, kWidth = 3;
   const json golden = read_golden("tables_state.json");
   for (const json& expected : golden.at("guidance")) {
     INFO(expected.dump());
     Guidance guidance = guidance_of(expected.at("scale").get<double>());
     guidance.rescale = expected.value("rescale", 0.0);
     if (expected.contains("channels")) guidance.channels = expected.at("channels").get<std::int64_t>();
+    if (expected.contains("token")) guidance.token = expected.at("token").get<std::int64_t>();
     Numbers numbers(7);
     std::vector<float> conditional = numbers.array(kBatch * kChannels * kEach);
-    const std::vector<float> unconditional = numbers.array(conditional.size());
-    guidance.combine(conditional.data(), unconditional.data(), kBatch, kChannels, kEach, kEach);
+    const std::vector<float> unconditional = numbers.array(conditional.size()), kept = conditional;
+    const std::vector<float> without = numbers.array(conditional.size());
+    guidance.combine(conditional.data(), unconditional.data(), kBatch, kChannels, kEach, kWidth);
     CHECK(conditional == expected.at("values").get<std::vector<float>>());
+    SkipLayerGuidance().add(conditional.data(), kept.data(), without.data(), kept.size());
+    CHECK(conditional == expected.at("skipped").get<std::vector<float>>());
   }
 }
 
@@ -121,6 +126,24 @@ TEST_CASE("guidance out of range, and the steps that it guides") {
   CHECK(interval.active(1, 4));
   CHECK_FALSE(interval.active(3, 4));
   CHECK_FALSE(guidance_of(1).active(0, 4));
+}
+
+TEST_CASE("guidance by leaving out blocks: its steps, and what is out of range") {
+  SkipLayerGuidance skip;
+  const auto checked = [](const SkipLayerGuidance& one) { return message_of([&] { one.check(); }); };
+  CHECK(checked(skip) == "skip_guidance_layers: () came, indices of blocks were expected");
+  skip.layers = {7, -1};
+  CHECK(checked(skip) == "skip_guidance_layers: (7, -1) came, indices of blocks were expected");
+  skip.layers = {7};
+  CHECK(checked(skip) == "no error");
+  CHECK_FALSE(skip.active(0, 10));
+  CHECK(skip.active(1, 10));
+  CHECK_FALSE(skip.active(2, 10));
+  skip.start = 0.5;
+  CHECK(checked(skip) ==
+        "skip_layer_guidance_start and _stop: 0.5 and 0.2 came, two fractions with 0 <= start <= stop <= 1 expected");
+  skip.scale = std::numeric_limits<double>::infinity();
+  CHECK(checked(skip) == "skip_layer_guidance_scale: inf came, a finite number was expected");
 }
 
 TEST_CASE("a constant prediction has no deviation to bring back") {

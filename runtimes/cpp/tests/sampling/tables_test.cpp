@@ -119,7 +119,7 @@ TEST_CASE("image-to-image begins where it does in Python") {
     INFO(expected.dump());
     const auto begin = [&] {
       return sampling::image_to_image_begin(expected.at("steps").get<std::int64_t>(),
-                                            expected.at("strength").get<double>());
+                                            expected.at("strength").get<double>(), expected.at("round_up").get<bool>());
     };
     if (expected.contains("error")) {
       CHECK(message_of(begin) == expected.at("error").get<std::string>());

@@ -47,7 +47,7 @@ TEST_CASE("tokenizers: ids, padding and what was read are those of the libraries
   std::size_t files = 0;
   for (const auto& entry : fs::directory_iterator(kFolder)) {
     const std::string name = entry.path().stem().string();
-    if (name == "texts") continue;
+    if (name == "texts" || name == "cleaning") continue;
     ++files;
     CAPTURE(name);
     const json golden = read(entry.path());
