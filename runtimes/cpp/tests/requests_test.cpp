@@ -213,7 +213,7 @@ TEST_CASE("requests: what this bundle has no use for, and sizes that no machine 
                       [](Request& request) { request.num_images_per_prompt = 0; });
   demo->check_refused("InputError", "num_images_per_prompt: 2 came without a prompt",
                       [](Request& request) { request.num_images_per_prompt = 2; });
-  demo->check_refused("InputError", "true_cfg_scale: this bundle's guidance is not embedded",
+  demo->check_refused("InputError", "true_cfg_scale: this bundle's guidance is classifier-free",
                       [](Request& request) { request.true_cfg_scale = 2; });
   demo->check_refused("InputError", "skip_guidance_layers: no blocks of this bundle's denoiser can be left out",
                       [](Request& request) { request.skip_guidance_layers = {1}; });

@@ -374,14 +374,14 @@ def _guidances() -> Iterator[Json]:
     yield {"scale": 7.5, "rescale": 0.7}
     yield {"scale": 2.5, "rescale": 1.0, "channels": 1}
     yield {"scale": 4.0, "token": 1}
-    yield {"scale": 3.5, "token": 3, "channels": 3}
-    yield {"scale": 4.0, "token": 3, "rescale": 0.5}
+    yield {"scale": 3.5, "token": 2, "channels": 3}
+    yield {"scale": 4.0, "token": 2, "rescale": 0.5}
 
 
 def _guided(**options: Any) -> Json:
     numbers = _Numbers(7)
-    conditional, unconditional = numbers.array(2, 4, 3, 3), numbers.array(2, 4, 3, 3)
-    kept, without = conditional.copy(), numbers.array(2, 4, 3, 3)
+    conditional, unconditional = numbers.array(2, 4, 4, 6), numbers.array(2, 4, 4, 6)
+    kept, without = conditional.copy(), numbers.array(2, 4, 4, 6)
     guided = Guidance(**options).combine(conditional, unconditional, out=conditional)
     values = _singles(guided)
     SkipLayerGuidance((0,), 2.8).add(guided, kept, without)

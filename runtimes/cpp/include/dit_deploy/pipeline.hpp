@@ -96,7 +96,8 @@ struct Request {
   // The family's main knob; the manifest's by default. Classifier-free guidance (Ho & Salimans 2022), on above 1; what
   // the denoiser is fed where the guidance is embedded in it.
   std::optional<double> guidance_scale;
-  // Classifier-free guidance of a denoiser with embedded guidance; on above 1.
+  // Classifier-free guidance of a denoiser that has its guidance embedded, or none (FLUX.1 schnell, where guidance_scale
+  // has no effect); on above 1.
   double true_cfg_scale = 1.0;
   // How many leading latent channels are guided, 0 for all; the model's own by default.
   std::optional<std::int64_t> guidance_channels;

@@ -26,11 +26,11 @@ sampling::Guidance read_guidance(const bundle::Manifest& manifest, const Request
   const bundle::Guidance& own = manifest.guidance;
   sampling::Guidance guidance;
   guidance.scale = request.guidance_scale.value_or(own.default_scale);
-  if (own.kind == "embedded") {
+  if (own.kind != "classifier_free") {
     guidance.check();  // a number that a denoiser can be fed
     guidance.scale = request.true_cfg_scale;
   } else if (request.true_cfg_scale != 1) {
-    throw InputError("true_cfg_scale: this bundle's guidance is not embedded; use guidance_scale");
+    throw InputError("true_cfg_scale: this bundle's guidance is classifier-free; use guidance_scale");
   }
   guidance.channels = own.channels;
   if (request.guidance_channels) {

@@ -84,7 +84,7 @@ TEST_CASE("a state asks for what a row needs") {
 }
 
 TEST_CASE("guided predictions are numpy's") {
-  constexpr std::size_t kBatch = 2, kChannels = 4, kEach = 9, kWidth = 3;
+  constexpr std::size_t kBatch = 2, kChannels = 4, kEach = 24, kWidth = 6;
   const json golden = read_golden("tables_state.json");
   for (const json& expected : golden.at("guidance")) {
     INFO(expected.dump());

@@ -75,6 +75,10 @@ Request request_of(const Arguments& arguments) {
   request.guidance_interval = arguments.guidance_interval;
   request.guidance_rescale = arguments.guidance_rescale;
   request.guidance_batched = arguments.guidance_batched;
+  request.skip_guidance_layers = arguments.skip_guidance_layer;
+  request.skip_layer_guidance_scale = arguments.skip_layer_guidance_scale;
+  request.skip_layer_guidance_start = arguments.skip_layer_guidance_interval.first;
+  request.skip_layer_guidance_stop = arguments.skip_layer_guidance_interval.second;
   request.seed = arguments.seed;
   request.height = arguments.height;
   request.width = arguments.width;

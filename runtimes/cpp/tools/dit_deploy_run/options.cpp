@@ -101,7 +101,7 @@ const std::vector<Option>& options() {
       option("--guidance-scale", "X", &A::guidance_scale, "Classifier-free guidance; 1 and below is none.",
              "(the model's own)"),
       option("--true-cfg-scale", "X", &A::true_cfg_scale,
-             "Classifier-free guidance of a model whose own is embedded in it (FLUX).", "1.0"),
+             "Classifier-free guidance of a model whose own is embedded, or none (FLUX).", "1.0"),
       option("--guidance-channels", "N|all|model", &A::guidance_channels,
              "How many leading latent channels are guided.", "model"),
       {"--guidance-interval", "", "FROM TO", "Guide in this part of the steps only, as fractions.", "0.0, 1.0", 2,
@@ -113,6 +113,20 @@ const std::vector<Option>& options() {
       {"--guidance-batched", "--guidance-apart", "", "Both halves in one call, or in two with half the memory.",
        "guidance-batched", 0,
        [](A& arguments, const Values& values) { arguments.guidance_batched = values.front() == "--guidance-batched"; }},
+      {"--skip-guidance-layer", "", "N",
+       "Skip-layer guidance: a block that a third call leaves out; again for each (SD 3.5 Medium: 7, 8, 9).", "(none)",
+       1,
+       [](A& arguments, const Values& values) {
+         arguments.skip_guidance_layer.push_back(integer("--skip-guidance-layer", values.front()));
+       }},
+      option("--skip-layer-guidance-scale", "X", &A::skip_layer_guidance_scale,
+             "How strongly skip-layer guidance acts.", "2.8"),
+      {"--skip-layer-guidance-interval", "", "FROM TO",
+       "Skip-layer guidance in this part of the steps only, as fractions.", "0.01, 0.2", 2,
+       [](A& arguments, const Values& values) {
+         arguments.skip_layer_guidance_interval = {real("--skip-layer-guidance-interval", values[0]),
+                                                   real("--skip-layer-guidance-interval", values[1])};
+       }},
       option("--seed", "N", &A::seed,
              "One for all pictures, or again for each. Several with one class draw that class once each.",
              "(random, and printed)"),

@@ -34,6 +34,9 @@ struct Arguments {
   std::pair<double, double> guidance_interval{0.0, 1.0};
   double guidance_rescale = 0.0;
   bool guidance_batched = true;
+  std::vector<std::int64_t> skip_guidance_layer;
+  double skip_layer_guidance_scale = 2.8;
+  std::pair<double, double> skip_layer_guidance_interval{0.01, 0.2};
   std::vector<std::uint64_t> seed;
   std::optional<std::int64_t> height, width;
   std::vector<std::string> init_image;
