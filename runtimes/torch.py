@@ -287,7 +287,8 @@ class TorchReference:
             solver.set_begin_index(begin)
         scale, shift = factors(self._need_vae())
         pictures = 2.0 * torch.from_numpy(image.transpose(0, 3, 1, 2).copy()).float() - 1.0
-        encoded = self.vae.encode(pictures.expand(batch, -1, -1, -1))
+        # A generator a sample draws a posterior each; one generator draws one for each picture, which samples share.
+        encoded = self.vae.encode(pictures.expand(batch, -1, -1, -1) if isinstance(generator, list) else pictures)
         if hasattr(encoded, "latents"):
             clean = encoded.latents
         elif isinstance(generator, list):
@@ -296,7 +297,7 @@ class TorchReference:
             clean = torch.cat([distribution(one).sample(own) for one, own in zip(moments, generator, strict=True)])
         else:
             clean = encoded.latent_dist.sample(generator)
-        clean = (clean - shift) * scale
+        clean = ((clean - shift) * scale).expand(batch, -1, -1, -1)
         epsilon = _noise(noise, tuple(clean.shape), generator)
         if hasattr(solver, "add_noise"):
             return timesteps, solver.add_noise(clean, epsilon, timesteps[:1].repeat(batch))

@@ -35,6 +35,7 @@ class Brighter:
         def brighter() -> None:
             run()
             images = binding.outputs["images"]
+            np.clip(images, 0.0, 1.0, out=images)  # as the pipeline does, so that nothing of the error is clipped
             images += np.where(images > 0.5, -self._by, self._by).astype(np.float32)
 
         binding.run = brighter  # type: ignore[method-assign]

@@ -149,8 +149,6 @@ def test_components_are_what_the_exporter_traces(reference: TorchReference, monk
     for found, wanted in ((encoded["mean"], mean), (encoded["std"], std), (decoded["images"], expected)):
         assert found.dtype == np.float64
         np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=1e-12)
-    assert decoded["images"].min() >= 0
-    assert decoded["images"].max() <= 1
 
 
 def test_what_is_missing_is_said(reference: TorchReference) -> None:
