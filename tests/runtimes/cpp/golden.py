@@ -322,7 +322,9 @@ def _model(pipe: Pipeline) -> Model:
     maximum = specs["class_labels"].maximum if "class_labels" in specs else None
     classes = int(null if null is not None else (maximum or 0) + 1)
     scale = latents.spatial_compression
-    return Model(pipe.pixel_multiple, latents.height * scale, latents.width * scale, max(classes, 1), latents.channels, scale)
+    return Model(
+        pipe.pixel_multiple, latents.height * scale, latents.width * scale, max(classes, 1), latents.channels, scale
+    )
 
 
 def _empty(out: Path) -> None:

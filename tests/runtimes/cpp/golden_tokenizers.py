@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -61,8 +60,10 @@ TEXTS = [
 
 #: What pages of the web leave in captions.
 DIRTY = [
-    "&lt;b&gt; &amp;amp; &amp;quot; &notit; &notin; &NotEqualTilde; &hellip &foo; & && &; &#; &#x; &#65;&#x42;&#67 &#xD800;",
-    "&#0; &#128; &#x80; &#150; &#1; &#13; &#12; &#127; &#1114112; &#99999999999; &#xFDD0; &Aacute &eacute;t&eacute &ampx;",
+    "&lt;b&gt; &amp;amp; &amp;quot; &notit; &notin; &NotEqualTilde; &hellip &foo; & && &; &#; &#x;",
+    "&#65;&#x42;&#67 &#xD800;",
+    "&#0; &#128; &#x80; &#150; &#1; &#13; &#12; &#127; &#1114112; &#99999999999; &#xFDD0;",
+    "&Aacute &eacute;t&eacute &ampx;",
     "\x1c a\u3000b\x85\u2029 \t\r\n c\u200b \x1f",
     "ΣΑΣ. ΑΣ\u0301 Σ ΑΣ1 ΑΣ'Α A\u00adΣ ΣΣ İstanbul ǅ Ωm K",
 ]
@@ -126,7 +127,12 @@ def _others() -> Iterator[tuple[str, Tokenizer]]:
 
     one = bpe(fuse_unk=True)
     one.normalizer = normalizers.Sequence(
-        [normalizers.NFD(), normalizers.StripAccents(), normalizers.Prepend("_"), normalizers.Replace(Regex(" {2,}"), "▁")]
+        [
+            normalizers.NFD(),
+            normalizers.StripAccents(),
+            normalizers.Prepend("_"),
+            normalizers.Replace(Regex(" {2,}"), "▁"),
+        ]
     )
     one.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.Digits(False), pre_tokenizers.Metaspace("▁", "first")]
@@ -164,8 +170,17 @@ def _others() -> Iterator[tuple[str, Tokenizer]]:
                                                              show_progress=False))  # fmt: skip
     yield "byte-level-llama", one
 
-    one = Tokenizer(models.WordPiece({"[UNK]": 0, **{f"##{l}": n + 1000 for n, l in enumerate(letters)}, **{
-        letter: number + 1 for number, letter in enumerate(letters)}}, unk_token="[UNK]", max_input_chars_per_word=9))
+    one = Tokenizer(
+        models.WordPiece(
+            {
+                "[UNK]": 0,
+                **{f"##{letter}": number + 1000 for number, letter in enumerate(letters)},
+                **{letter: number + 1 for number, letter in enumerate(letters)},
+            },
+            unk_token="[UNK]",
+            max_input_chars_per_word=9,
+        )
+    )
     one.normalizer = normalizers.BertNormalizer(strip_accents=False, lowercase=False, handle_chinese_chars=False)
     one.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?<=\w)[,;-]+|\b\d+\b|\s"), "merged_with_next")
     one.decoder = decoders.WordPiece()

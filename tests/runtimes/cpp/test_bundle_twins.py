@@ -288,6 +288,63 @@ def test_changed_manifests(twin: Twin, bundle: Bundle, change: Change) -> None:
     agree(twin, "verify", bundle.path)
 
 
+_BATCH, _LENGTH = {"name": "batch"}, {"name": "sequence_length"}
+_IDS = {"name": "input_ids", "dtype": "int64", "axes": [_BATCH, _LENGTH]}
+_STATES = {"name": "states", "dtype": "float32", "axes": [_BATCH, _LENGTH, 7]}
+_TOKENIZER = "scheduler/scheduler_config.json"  # any file that has a record
+
+
+def with_prompts(document: Document) -> None:
+    """Give a manifest a text encoder, a join, and what denoisers may have beside."""
+    path = document["components"]["denoiser"]["path"]
+    document["components"]["text_encoder"] = {"path": path, "inputs": [_IDS], "outputs": [_STATES]}
+    document["components"]["join"] = {"path": path, "inputs": [_STATES], "outputs": [{**_STATES, "name": "joined"}]}
+    document["components"]["denoiser"]["inputs"] += [
+        {**_STATES, "name": "joined"},
+        {"name": "scale", "dtype": "float32", "axes": [_BATCH]},
+        {"name": "skip", "dtype": "int64", "axes": [_BATCH, 3]},
+    ]
+    document["guidance"] = {"kind": "embedded", "input": "scale", "skip_layers": "skip", "normalise": "token"}
+    document["scheduler"] |= {"sigmas": "linspace", "strength": "rounded_up"}
+    encoder = {"component": "text_encoder", "tokenizer": _TOKENIZER, "cleaning": ["strip"], "prompt_template": "a {}!"}
+    document["prompts"] = {"encoders": [encoder], "join": "join", "negative": None}
+
+
+_ENCODER = ("prompts", "encoders", 0)
+#: Changes to what :func:`with_prompts` makes.
+PROMPTS: list[Change] = [
+    lambda document: None,
+    *each((), ["prompts"], [None, {}, [], 1, {"encoders": []}, {"encoders": [1]}, {"encoders": None}]),
+    *each(("prompts",), ["join", "negative", "x"], [None, "", "text_encoder", "absent", "Join", 1]),
+    *each(_ENCODER, ["component", "tokenizer", "negative_tokenizer"], [
+        None, "", "join", "absent", "denoiser", 1, _TOKENIZER]),
+    *each(_ENCODER, ["prompt_template", "negative_template"], [
+        None, "", "x", "{} {}", "{}", "{{}}", "é{\n", 1, "{}" * 90]),
+    *each(_ENCODER, ["cleaning"], [
+        None, [], ["lowercase", "html_unescape", "collapse_whitespace"], ["wash"], [1], "strip"]),
+    lambda d: d["prompts"]["encoders"].append(d["prompts"]["encoders"][0]),
+    *each(("components", "text_encoder"), ["inputs"], [
+        [], [_STATES], [_IDS, {**_IDS, "name": "attention_mask", "dtype": "int32"}], [{**_IDS, "dtype": "float32"}],
+        [{**_IDS, "axes": [_BATCH]}], [{**_IDS, "axes": [_LENGTH, _BATCH]}], [_IDS, {**_IDS, "name": "type_ids"}]]),
+    *each(("components", "text_encoder"), ["outputs"], [[], [_IDS], [_STATES, {**_STATES, "name": "other"}]]),
+    *each(("components", "join"), ["inputs"], [[{**_STATES, "name": "b"}, {**_STATES, "name": "a"}]]),
+    *each(("components", "join"), ["outputs"], [
+        [_STATES], [{**_STATES, "name": "latents"}], [{**_STATES, "name": "joined", "dtype": "float16"}],
+        [{**_STATES, "name": "joined", "axes": [_BATCH, 7]}], [{**_STATES, "name": "joined", "axes": [_BATCH, 2, 7]}]]),
+    *each(("guidance",), ["kind"], ["none", "classifier_free", "magic"]),
+    *each(("guidance",), ["input", "skip_layers"], [None, "absent", "skip", "scale", "latents", "joined", "A", 1, ""]),
+    *each(("guidance",), ["normalise", "scale_offset"], [None, "token", "pixel", 1, 0.5]),
+    *each(("scheduler",), ["sigmas", "strength"], [None, "scheduler", "rounded_down", 1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", PROMPTS)
+def test_changed_prompts(twin: Twin, bundle: Bundle, change: Change) -> None:
+    rewrite(bundle, quiet(lambda document: (with_prompts(document), change(document))))
+    answer = agree(twin, "use", bundle.path)
+    assert answer == "ok" or change is not PROMPTS[0]
+
+
 def _fitting_cases() -> list[Document]:
     """The manifests whose parts do not fit, of tests/bundle/test_manifest.py, as changes to the tiny one's fields."""
     whole = [changes for changes, _ in cases(test_manifest.test_parts_that_do_not_fit_are_refused)]

@@ -22,8 +22,9 @@ FOLDER = Path(__file__).resolve().parent
 COMMAND = "python runtimes/cpp/src/tokenizer/tables.py"
 #: As enum class Category in unicode.h has them.
 CATEGORIES = (
-    "Cn Cc Cf Co Cs Ll Lm Lo Lt Lu Mc Me Mn Nd Nl No Pc Pd Pe Pf Pi Po Ps Sc Sk Sm So Zl Zp Zs"  # fmt: skip
-).split()
+    "Cn", "Cc", "Cf", "Co", "Cs", "Ll", "Lm", "Lo", "Lt", "Lu", "Mc", "Me", "Mn", "Nd", "Nl",
+    "No", "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Sc", "Sk", "Sm", "So", "Zl", "Zp", "Zs",
+)  # fmt: skip
 #: Marks of an entry in kDecompositions, beside the character.
 COMPATIBLE, NEVER_COMPOSED = 1 << 21, 1 << 22
 LAST = 0x10FFFF
