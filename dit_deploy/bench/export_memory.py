@@ -1,9 +1,10 @@
 """How much memory an export takes beyond the interpreter's and the libraries' own, relative to the model's weights.
 
     python -m dit_deploy.bench.export_memory --arch DiT-XL/2
+    python -m dit_deploy.bench.export_memory --source FOLDER        # any pipeline, against its denoiser's weights
 
-A random checkpoint is exported in a fresh process. That process first imports everything and exports a tiny
-model, so that what the libraries keep for themselves is in the baseline; then this one samples its
+A random checkpoint, or the one given, is exported in a fresh process. That process first imports everything and
+exports a tiny model, so that what the libraries keep for themselves is in the baseline; then this one samples its
 ``/proc/PID/status`` until it is done.
 
 Two peaks are reported. *Anonymous* memory is what the export allocated. *Resident* memory also counts
@@ -27,7 +28,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["GOAL", "measure"]
+__all__ = ["GOAL", "measure", "measure_source"]
 
 #: At most this many times the weights' size.
 GOAL = 1.6
@@ -59,11 +60,26 @@ def measure(arch: str, image_size: int = 256, work: Path | None = None) -> dict[
         folder = Path(name)
         checkpoint = write_random_checkpoint(folder, arch, image_size)
         write_random_autoencoder(folder / "vae")
-        found = _watch(checkpoint, folder / "bundle")
-        weights = checkpoint.stat().st_size
+        return _related(arch, checkpoint.stat().st_size, _watch(checkpoint, folder / "bundle"))
+
+
+def measure_source(source: Path, work: Path | None = None) -> dict[str, Any]:
+    """Export ``source``, a checkpoint of any family, in a process of its own; see :func:`measure` for the rest.
+
+    ``weights`` are the bytes of the denoiser's: graphs are exported one after the other, and it is the largest.
+    """
+    from dit_deploy.exporters import open_source
+
+    weights = sum(path.stat().st_size for path in open_source(source).digest_files)
+    with tempfile.TemporaryDirectory(prefix="dit-deploy-memory-", dir=work) as name:
+        return _related(source.name, weights, _watch(source, Path(name) / "bundle"))
+
+
+def _related(what: str, weights: int, found: dict[str, Any]) -> dict[str, Any]:
+    """Return what was found, and its peaks in sizes of the weights."""
     baseline, peak = found["baseline"], found["peak"]
     return {
-        "arch": arch,
+        "arch": what,
         "weights": weights,
         **found,
         "ratio": {kind: (peak[kind] - baseline[kind]) / weights for kind in baseline},
@@ -195,6 +211,7 @@ def main() -> None:
         prog="python -m dit_deploy.bench.export_memory", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--arch", default="DiT-B/2", help="default: %(default)s")
+    parser.add_argument("--source", type=Path, help="a checkpoint that is there, instead of a random one of --arch")
     parser.add_argument("--image-size", type=int, default=256, help="pixels; default: %(default)s")
     parser.add_argument(
         "--work", type=Path, help="folder for checkpoint and bundle; default: the system's temporary one"
@@ -207,7 +224,10 @@ def main() -> None:
         return
     if shutil.disk_usage(arguments.work or tempfile.gettempdir()).free < 1 << 30:
         sys.exit("less than 1 GB of disk is free; name another folder with --work")
-    found = measure(arguments.arch, arguments.image_size, arguments.work)
+    if arguments.source is not None:
+        found = measure_source(arguments.source.resolve(), arguments.work)
+    else:
+        found = measure(arguments.arch, arguments.image_size, arguments.work)
     print(json.dumps(found, indent=1) if arguments.json else text(found))
     sys.exit(0 if found["ratio"]["resident"] <= GOAL else 1)
 

@@ -21,6 +21,16 @@ def test_a_small_model(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_a_checkpoint_that_is_there(tiny_source: Path, tmp_path: Path) -> None:
+    found = export_memory.measure_source(tiny_source, tmp_path)
+    weights = tiny_source / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert found["weights"] == weights.stat().st_size
+    assert found["peak"]["resident"] > found["baseline"]["resident"]
+    assert [stage for stage in found["stages"] if "vae_decoder" in stage["stage"]]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_reading_a_process() -> None:
     import os
 
