@@ -13,6 +13,7 @@
 #include "runtime/backends.h"
 #include "runtime/cuda.h"
 #include "runtime/device_binding.h"
+#include "runtime/element_type.h"
 #include "runtime/replay.h"
 
 namespace dit_deploy::runtime {
@@ -24,24 +25,6 @@ constexpr int kNoGraph = -1;
 constexpr int kGraphsASession = 16;
 // Buffers that a tensor takes turns with: the solver's samples swap between two, its history between a few more.
 constexpr std::size_t kValuesATensor = 8;
-
-ONNXTensorElementDataType element_type(DType dtype) {
-  switch (dtype) {
-    case DType::float32:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-    case DType::float16:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-    case DType::bfloat16:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
-    case DType::int64:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-    case DType::int32:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
-    case DType::boolean:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
-  }
-  return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-}
 
 // Runs on one device take turns, and opening a session is one. ONNX Runtime captures in CUDA's global mode, during which no thread of the process may
 // allocate memory; and the GPU would compute runs one after another anyhow.

@@ -8,30 +8,13 @@
 #include "bundle/shapes.h"
 #include "dit_deploy/errors.hpp"
 #include "runtime/backends.h"
+#include "runtime/element_type.h"
 
 namespace dit_deploy::runtime {
 namespace {
 
 // Of a cache line, and of the widest vectors.
 constexpr std::size_t kAlignment = 64;
-
-ONNXTensorElementDataType element_type(DType dtype) {
-  switch (dtype) {
-    case DType::float32:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-    case DType::float16:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-    case DType::bfloat16:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
-    case DType::int64:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-    case DType::int32:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
-    case DType::boolean:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
-  }
-  return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-}
 
 // Memory filled with zeros, freed with the object.
 class Memory {
