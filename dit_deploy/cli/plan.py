@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -59,11 +59,9 @@ def plan(
     known = find_architecture(subject) is not None
     if not known and not Path(subject).exists():
         raise InputError(f"{subject}: is no bundle and no published model; known are {', '.join(ARCHITECTURES)}")
-    options = {"height": height, "width": width, "batch": batch, "steps": steps, "guided": guided}
-    if known:
-        made = plan_architecture(subject, **options, precision=precision, device=on)  # type: ignore[arg-type]
-    else:
-        made = plan_bundle(Bundle.open(subject), **options, precision=precision, device=on)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"height": height, "width": width, "batch": batch, "steps": steps, "guided": guided}
+    options |= {"precision": precision, "device": on}
+    made = plan_architecture(subject, **options) if known else plan_bundle(Bundle.open(subject), **options)
     if json_:
         typer.echo(json.dumps(made.to_dict(), indent=1, ensure_ascii=False))
     else:

@@ -2,7 +2,7 @@
 
 Counted are the products of every block: projections, attention, feed-forward, modulation. With h the hidden size, a
 token passes 4 h² weights of attention and 8 h² of a feed-forward of four times the width; attention's own two products
-cost 4 h operations for each pair of tokens. Embedders and the last layer are left out: below 2 % of each of these.
+cost 4 h operations for each pair of tokens. Embedders and the last layer are left out.
 """
 
 from __future__ import annotations
