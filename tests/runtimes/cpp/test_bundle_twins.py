@@ -6,6 +6,7 @@ Each case breaks a bundle in one way; the breaks are those that ``tests/bundle``
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -695,18 +696,21 @@ def _exchange(document: Any, draw: random.Random, junk: list[Any]) -> None:
 
 
 def test_a_bundle_is_read_whole_while_it_is_replaced(twin: Twin, tmp_path: Path) -> None:
-    """Two bundles take turns under one name; each answer is of one of them."""
-    first = make(tmp_path / "tiny")
-    second = tmp_path / "second"
-    shutil.copytree(first.path, second)
-    other = Bundle.open(second)
-    rewrite(other, setter("created_by", to="someone else"))
+    """Two bundles take turns under one name, each time as a new folder; each answer is of one of them."""
+    first, second = make(tmp_path / "tiny").path, tmp_path / "second"
+    kept = [shutil.copytree(first, tmp_path / "first"), shutil.copytree(first, second)]
+    rewrite(Bundle.open(second), setter("created_by", to="someone else"))
     stop = threading.Event()
 
     def exchange() -> None:
-        while not stop.is_set():
-            for source, target in (("tiny", "third"), ("second", "tiny"), ("third", "second")):
-                (tmp_path / source).rename(tmp_path / target)
+        # As writers do it: one folder never comes back under the name after another had it.
+        for source in itertools.cycle(kept):
+            if stop.is_set():
+                return
+            shutil.copytree(source, tmp_path / "new")
+            first.rename(tmp_path / "old")
+            (tmp_path / "new").rename(first)
+            shutil.rmtree(tmp_path / "old")
 
     thread = threading.Thread(target=exchange)
     thread.start()
