@@ -84,6 +84,9 @@ def export(
             guidance=opened.guidance,
             scheduler=opened.scheduler,
             prompts=opened.prompts,
+            image_conditions=opened.image_conditions,
+            experts=opened.experts,
+            tiling=opened.tiling,
             labels=dict(opened.labels),
         )
 

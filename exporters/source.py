@@ -9,7 +9,17 @@ from typing import Any
 
 from torch import nn
 
-from dit_deploy.bundle import Component, Guidance, Latents, Prediction, Prompts, Scheduler
+from dit_deploy.bundle import (
+    Component,
+    Experts,
+    Guidance,
+    ImageConditions,
+    Latents,
+    Prediction,
+    Prompts,
+    Scheduler,
+    Tiling,
+)
 from dit_deploy.exporters import weights as files
 
 __all__ = ["Graph", "Source"]
@@ -53,6 +63,9 @@ class Source:
         digest_files: the denoiser's weights, whose bytes the source's SHA-256 covers.
         float32_bytes: about how large the bundle gets with float32 weights.
         prompts: how prompts become conditions, where the family has text encoders.
+        image_conditions: how pictures that a video shall contain do, where the family takes any.
+        experts: the second denoiser, where the family has two.
+        tiling: the pieces in which diffusers sends this family's latents through the VAE.
         files: further files of the bundle, such as tokenizers: path in the bundle → its content.
         notes: lines that a person should read, one each.
     """
@@ -69,6 +82,9 @@ class Source:
     digest_files: tuple[Path, ...] = ()
     float32_bytes: int = 0
     prompts: Prompts | None = None
+    image_conditions: ImageConditions | None = None
+    experts: Experts | None = None
+    tiling: Tiling | None = None
     files: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

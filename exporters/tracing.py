@@ -142,7 +142,8 @@ def _dynamic_shapes(component: Component) -> tuple[dict[int, object], ...]:
     }
 
     def dim(axis: Axis) -> object:
-        return axis.multiple * dims[axis.name] if axis.multiple > 1 else dims[axis.name]
+        size = axis.multiple * dims[axis.name] if axis.multiple > 1 else dims[axis.name]
+        return size + axis.offset if axis.offset else size
 
     return tuple(
         {index: dim(axis) for index, axis in enumerate(spec.axes) if isinstance(axis, Axis)}
@@ -228,8 +229,9 @@ def _fixed(axes: list[int | str]) -> list[int | None]:
 
 
 def _axis_name(axis: Axis) -> str:
-    """Return a dynamic axis as the exporter writes it in the file: ``batch`` or ``2*patch_height``."""
-    return axis.name if axis.multiple == 1 else f"{axis.multiple}*{axis.name}"
+    """Return a dynamic axis as it is written in the file: ``batch``, ``2*patch_height``, ``4*latent_frames - 3``."""
+    size = axis.name if axis.multiple == 1 else f"{axis.multiple}*{axis.name}"
+    return f"{size} {'+' if axis.offset > 0 else '-'} {abs(axis.offset)}" if axis.offset else size
 
 
 _DTYPES: dict[str, ir.DataType] = {

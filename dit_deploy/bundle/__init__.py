@@ -27,8 +27,11 @@ from .engine import (
 from .manifest import (
     Axis,
     Component,
+    Experts,
     FileRecord,
     Guidance,
+    ImageConditions,
+    ImageEncoder,
     Latents,
     Manifest,
     Prediction,
@@ -37,6 +40,7 @@ from .manifest import (
     Scheduler,
     SourceRecord,
     TensorSpec,
+    Tiling,
 )
 from .shapes import bind_axes, check_values, shape_of
 from .summary import summarise
@@ -51,9 +55,12 @@ __all__ = [
     "EngineComponent",
     "EngineRecord",
     "EngineWriter",
+    "Experts",
     "ExternalData",
     "FileRecord",
     "Guidance",
+    "ImageConditions",
+    "ImageEncoder",
     "Latents",
     "Manifest",
     "Precision",
@@ -67,6 +74,7 @@ __all__ = [
     "SourceRecord",
     "Target",
     "TensorSpec",
+    "Tiling",
     "bind_axes",
     "check_values",
     "engine_key",

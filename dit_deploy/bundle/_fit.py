@@ -1,7 +1,4 @@
-"""Hold the parts of a manifest against the signatures that every runtime relies on.
-
-Axes of height and width are looked at where a tensor has four axes; videos have five.
-"""
+"""Hold the parts of a manifest against the signatures that every runtime relies on; videos: ``_fit_video``."""
 
 from __future__ import annotations
 
@@ -142,27 +139,26 @@ def _check_autoencoder(whose: str, images: TensorSpec, small: TensorSpec, latent
     _begins_with_batch(whose, small)
     _names_sizes(whose, images, "latent", latents.spatial_compression)
     _names_sizes(whose, small, "latent", 1)
-    if len(small.axes) == 4 and small.axes[1] != latents.channels:
+    if small.axes[1] != latents.channels:
         raise ValueError(f"{whose} {small.name} has {shape_text(small)}, expected {latents.channels} channels")
 
 
 def _names_sizes(whose: str, tensor: TensorSpec, unit: str, multiple: int) -> None:
-    """Require the last two of four axes to be ``multiple`` × ``UNIT_height`` and ``UNIT_width``."""
-    expected = [(f"{unit}_height", multiple), (f"{unit}_width", multiple)]
-    if len(tensor.axes) == 5:
-        return
-    found = [(axis.name, axis.multiple) for axis in tensor.axes[2:] if not isinstance(axis, int)]
-    if len(tensor.axes) != 4 or found != expected:
+    """Require the last two of four or five axes to be ``multiple`` × ``UNIT_height`` and ``UNIT_width``."""
+    expected = [(f"{unit}_height", multiple, 0), (f"{unit}_width", multiple, 0)]
+    found = [(axis.name, axis.multiple, axis.offset) for axis in tensor.axes[-2:] if not isinstance(axis, int)]
+    if len(tensor.axes) not in (4, 5) or found != expected:
         times = "" if multiple == 1 else f"{multiple}·"
+        frames = "frames, " if len(tensor.axes) == 5 else ""
         raise ValueError(
             f"{whose} {tensor.name} has {shape_text(tensor)}, "
-            f"expected [batch, channels, {times}{unit}_height, {times}{unit}_width]"
+            f"expected [batch, channels, {frames}{times}{unit}_height, {times}{unit}_width]"
         )
 
 
 def _begins_with_batch(whose: str, tensor: TensorSpec) -> None:
     first = tensor.axes[0] if tensor.axes else 0
-    if isinstance(first, int) or (first.name, first.multiple) != ("batch", 1):
+    if isinstance(first, int) or (first.name, first.multiple, first.offset) != ("batch", 1, 0):
         raise ValueError(f"{whose} {tensor.name} has {shape_text(tensor)}, expected batch as the first axis")
 
 

@@ -11,10 +11,11 @@ __all__ = ["axis_text", "range_text", "shape_text"]
 
 
 def axis_text(axis: int | Axis) -> str:
-    """Write one axis for people: ``4``, ``batch`` or ``2·patch_height``."""
+    """Write one axis for people: ``4``, ``batch``, ``2·patch_height`` or ``4·latent_frames-3``."""
     if isinstance(axis, int):
         return str(axis)
-    return axis.name if axis.multiple == 1 else f"{axis.multiple}·{axis.name}"
+    size = axis.name if axis.multiple == 1 else f"{axis.multiple}·{axis.name}"
+    return f"{size}{axis.offset:+}" if axis.offset else size
 
 
 def shape_text(spec: TensorSpec) -> str:

@@ -19,13 +19,16 @@ from ._reader import LATER, MANIFEST, MANIFEST_DIGEST, Bundle, digest_line, load
 from .manifest import (
     FORMAT,
     Component,
+    Experts,
     Guidance,
+    ImageConditions,
     Latents,
     Manifest,
     Prediction,
     Prompts,
     Scheduler,
     SourceRecord,
+    Tiling,
 )
 
 __all__ = ["BundleWriter"]
@@ -72,6 +75,9 @@ class BundleWriter(FolderWriter):
         guidance: Guidance | None = None,
         scheduler: Scheduler | None = None,
         prompts: Prompts | None = None,
+        image_conditions: ImageConditions | None = None,
+        experts: Experts | None = None,
+        tiling: Tiling | None = None,
         labels: Mapping[str, str] | None = None,
         created_by: str | None = None,
     ) -> Bundle:
@@ -95,6 +101,9 @@ class BundleWriter(FolderWriter):
                 guidance=guidance or Guidance(),
                 scheduler=scheduler or Scheduler(),
                 prompts=prompts,
+                image_conditions=image_conditions,
+                experts=experts,
+                tiling=tiling,
                 labels=dict(labels or {}),
                 files=record_files(folder, "bundle", _is_not_recorded),
             )

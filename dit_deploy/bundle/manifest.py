@@ -10,52 +10,56 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ._fit import check_decoder, check_denoiser, check_encoder, check_guidance, check_prompts
+from ._fit_video import check_experts, check_frames, check_image_conditions
+from ._record import Name, Positive, Record, Sha256
+from ._video import Experts, ImageConditions, ImageEncoder, Tiling
 
 __all__ = [
     "FORMAT",
     "VERSION",
     "Axis",
     "Component",
+    "Experts",
     "FileRecord",
     "Guidance",
+    "ImageConditions",
+    "ImageEncoder",
     "Latents",
     "Manifest",
+    "Name",
+    "Positive",
     "Prediction",
     "PromptEncoder",
     "Prompts",
+    "Record",
     "Scheduler",
+    "Sha256",
     "SourceRecord",
     "TensorSpec",
+    "Tiling",
 ]
 
 FORMAT = "dit-deploy-bundle"
 VERSION = 1
 
 DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "bool"]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[int, Field(ge=1)]
 ClassIndex = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 
 
-class Record(BaseModel):
-    """Immutable, and closed: a key that is not declared is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 class Axis(Record):
-    """One dynamic axis: ``multiple`` × the free size ``name``, at least ``minimum``.
+    """One dynamic axis: ``multiple`` × the free size ``name`` + ``offset``, with the free size at least ``minimum``.
 
-    ``Axis(name="patch_height", multiple=2)`` is a latent height of 2, 4, 6, …; ``minimum`` and
-    ``maximum`` bound the free size itself, not its product (a position table may end somewhere).
+    ``Axis(name="patch_height", multiple=2)`` is a latent height of 2, 4, 6, …; ``Axis(name="latent_frames", multiple=4,
+    offset=-3)`` are the 1, 5, 9, … frames that a causal autoencoder makes of 1, 2, 3, … latent ones. ``minimum`` and
+    ``maximum`` bound the free size itself, not what it gives (a position table may end somewhere).
     """
 
     name: Name
     multiple: Positive = 1
+    offset: int = 0
     minimum: Positive = 1
     maximum: Positive | None = None
 
@@ -63,7 +67,19 @@ class Axis(Record):
     def _ordered(self) -> Axis:
         if self.maximum is not None and self.maximum < self.minimum:
             raise ValueError(f"axis {self.name}: maximum {self.maximum} is below minimum {self.minimum}")
+        if (smallest := self.size(self.minimum)) < 1:
+            raise ValueError(f"axis {self.name}: its smallest size is {smallest}, expected at least 1")
         return self
+
+    def size(self, free: int) -> int:
+        """Return the axis's size for a free size."""
+        return free * self.multiple + self.offset
+
+    def free(self, size: int) -> int | None:
+        """Return the free size that gives ``size``, within the bounds; ``None`` where there is none."""
+        free, rest = divmod(size - self.offset, self.multiple)
+        outside = free < self.minimum or (self.maximum is not None and free > self.maximum)
+        return None if rest or outside else free
 
 
 class TensorSpec(Record):
@@ -129,18 +145,26 @@ class Component(Record):
 class Latents(Record):
     """Geometry of the latents, and the size that the model was trained at.
 
-    ``height`` and ``width`` are in latent pixels: a picture has ``height × spatial_compression`` rows.
+    ``height`` and ``width`` are in latent pixels: a picture has ``height × spatial_compression`` rows; ``frames``, in
+    latent frames, is there for videos only. How many pictures they are follows from the VAE decoder's axes; without a
+    decoder, ``1 + (frames - 1) × temporal_compression``. A patch has ``temporal_patch_size`` latent frames.
+    ``frame_rate``: pictures a second that a video is played at. ``noise_axes``: the order in which frames and channels
+    of noise are drawn; CogVideoX's pipelines have frames before channels.
     ``scaling_factor`` and ``shift_factor`` are inside the VAE graphs; they stand here to be read.
     """
 
     channels: Positive
+    frames: Positive | None = None
     height: Positive
     width: Positive
     patch_size: Positive
+    temporal_patch_size: Positive = 1
     spatial_compression: Positive
     temporal_compression: Positive = 1
     scaling_factor: float = 1.0
     shift_factor: float = 0.0
+    frame_rate: Annotated[float, Field(gt=0)] | None = None
+    noise_axes: Literal["channels_frames", "frames_channels"] = "channels_frames"
 
 
 class Prediction(Record):
@@ -183,13 +207,13 @@ class Scheduler(Record):
     """The diffusers scheduler config that the model came with, unchanged, and what its pipeline does with it.
 
     ``sigmas``: ``scheduler`` leaves the noise levels to the config, ``linspace`` passes 1 … 1/steps as FLUX's pipeline
-    does. A config with dynamic shifting is shifted by the number of tokens in either case. ``strength``: how steps ·
+    does, ``linspace_to_zero`` those of steps + 1 levels from 1 to 0 but the last, as HunyuanVideo's. A config with dynamic shifting is shifted by the number of tokens in either case. ``strength``: how steps ·
     strength of image-to-image becomes a number of steps; pipelines of flow models round it up.
     """
 
     path: str = "scheduler/scheduler_config.json"
     num_inference_steps: Positive = 50
-    sigmas: Literal["scheduler", "linspace"] = "scheduler"
+    sigmas: Literal["scheduler", "linspace", "linspace_to_zero"] = "scheduler"
     strength: Literal["rounded_down", "rounded_up"] = "rounded_down"
 
 
@@ -274,6 +298,9 @@ class Manifest(Record):
     guidance: Guidance = Guidance()
     scheduler: Scheduler = Scheduler()
     prompts: Prompts | None = None
+    image_conditions: ImageConditions | None = None
+    experts: Experts | None = None
+    tiling: Tiling | None = None
     labels: dict[ClassIndex, str] = Field(default={}, description="class index → its name, where the source has names")
     files: dict[str, FileRecord]
 
@@ -302,10 +329,15 @@ class Manifest(Record):
         check_denoiser(denoiser, self.latents, self.prediction)
         made = check_prompts(self.prompts, self.components, self.files) if self.prompts is not None else set()
         check_guidance(self.guidance, denoiser, self.latents, made)
+        if self.image_conditions is not None:
+            check_image_conditions(self.image_conditions, self.components)
+        if self.experts is not None:
+            check_experts(self.experts, self.components)
         if "vae_encoder" in self.components:
             check_encoder(self.components["vae_encoder"], self.latents)
         if "vae_decoder" in self.components:
             check_decoder(self.components["vae_decoder"], self.latents)
+        check_frames(self.components, self.latents)
         return self
 
     def to_json(self) -> str:

@@ -71,7 +71,7 @@ def shape_of(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
             continue
         if axis.name not in sizes:
             raise InputError(f"{spec.name}: axis {index} needs the size {axis.name}; given are {sorted(sizes)}")
-        size = int(sizes[axis.name]) * axis.multiple
+        size = axis.size(int(sizes[axis.name]))
         _free_size(axis, size, f"{spec.name}: axis {index} would be {size}")
         shape.append(size)
     return tuple(shape)
@@ -97,12 +97,11 @@ def check_values(spec: TensorSpec, array: npt.NDArray[Any]) -> None:
 
 
 def _free_size(axis: Axis, size: int, came: str) -> int:
-    free, rest = divmod(size, axis.multiple)
-    if rest:
-        raise InputError(f"{came}, expected a multiple of {axis.multiple} ({axis.multiple} × {axis.name})")
-    if free < axis.minimum or (axis.maximum is not None and free > axis.maximum):
-        low, high = axis.minimum * axis.multiple, axis.maximum and axis.maximum * axis.multiple
-        expected = f"at least {low}" if high is None else f"{low} … {high}"
-        unit = "" if axis.multiple == 1 else f"{axis.multiple} × "
-        raise InputError(f"{came}, expected {expected} ({unit}{axis.name})")
-    return free
+    if (free := axis.free(size)) is not None:
+        return free
+    text = axis_text(axis).replace("·", " × ")
+    if (size - axis.offset) % axis.multiple:
+        more = "" if not axis.offset else f"{axis.offset % axis.multiple} more than "
+        raise InputError(f"{came}, expected {more}a multiple of {axis.multiple} ({text})")
+    low, high = axis.size(axis.minimum), axis.maximum and axis.size(axis.maximum)
+    raise InputError(f"{came}, expected {f'at least {low}' if high is None else f'{low} … {high}'} ({text})")
