@@ -12,7 +12,19 @@ import numpy as np
 
 from dit_deploy.errors import InputError
 from dit_deploy.sampling.options import Options, Request
-from dit_deploy.sampling.solvers import ddim, ddpm, dpm_solver, euler, flow_match, heun, lcm, lms, pndm, unipc
+from dit_deploy.sampling.solvers import (
+    cogvideox,
+    ddim,
+    ddpm,
+    dpm_solver,
+    euler,
+    flow_match,
+    heun,
+    lcm,
+    lms,
+    pndm,
+    unipc,
+)
 from dit_deploy.sampling.table import SolverTable
 from dit_deploy.text import one_line
 
@@ -60,6 +72,8 @@ SCHEDULERS: dict[str, Solver] = {
         flow_match.OPTIONS, flow_match.build, compatible=False, takes=("sigmas", "mu"), leaking=_ENDS
     ),
     "FlowMatchHeunDiscreteScheduler": Solver(flow_match.HEUN_OPTIONS, flow_match.build_heun, compatible=False),
+    "CogVideoXDDIMScheduler": Solver(cogvideox.OPTIONS, cogvideox.build_ddim),
+    "CogVideoXDPMScheduler": Solver(cogvideox.OPTIONS, cogvideox.build_dpm),
 }
 
 #: Short name → class name.

@@ -23,13 +23,14 @@ Singles = NDArray[np.float32]
 SPACINGS = ("linspace", "leading", "trailing")
 
 
-def betas(options: Options, schedules: tuple[str, ...] = ()) -> Singles:
+def betas(options: Options, schedules: tuple[str, ...] = (), *, rescale: bool = True) -> Singles:
     """Return β_t, float32 [num_train_timesteps], in (0, 1].
 
     Args:
         options: with ``num_train_timesteps``, ``beta_start``, ``beta_end``, ``beta_schedule``, ``trained_betas``
             and, where the class has it, ``rescale_betas_zero_snr``.
         schedules: names that the class has beyond linear, scaled_linear and squaredcos_cap_v2.
+        rescale: whether ``rescale_betas_zero_snr`` is heeded.
     """
     count = options.integer("num_train_timesteps", 1)
     schedule = options.choice("beta_schedule", ("linear", "scaled_linear", "squaredcos_cap_v2", *schedules))
@@ -47,7 +48,7 @@ def betas(options: Options, schedules: tuple[str, ...] = ()) -> Singles:
         values = (sigmoid * np.float32(high - low) + np.float32(low)).astype(np.float32)
     else:
         values = _betas_for_alpha_bar(_ALPHA_BARS[schedule], count)
-    if options.has("rescale_betas_zero_snr") and options.flag("rescale_betas_zero_snr"):
+    if rescale and options.has("rescale_betas_zero_snr") and options.flag("rescale_betas_zero_snr"):
         values = _rescale_zero_terminal_snr(values)
     return values
 
