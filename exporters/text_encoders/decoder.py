@@ -1,4 +1,4 @@
-"""A decoder-only language model read for its hidden states: what Gemma 2, Qwen 2, 2.5-VL and Qwen 3 have in common.
+"""A decoder-only language model read for its hidden states: what Gemma 2, Llama, Qwen 2, 2.5-VL, Qwen 3 share.
 
 RMS norms, rotary positions (Su et al. 2021), grouped keys and values (Ainslie et al. 2023) and a gated feed-forward
 network (Shazeer 2020). Where the models differ, :class:`DecoderConfig` says how. Rotation is written out with sines and

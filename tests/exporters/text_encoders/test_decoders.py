@@ -1,4 +1,4 @@
-"""Gemma 2, Qwen 2.5-VL's language half and Qwen 3: the graph alone against transformers."""
+"""Gemma 2, Llama, Qwen 2.5-VL's language half and Qwen 3: the graph alone against transformers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma2Model,
+    LlamaConfig,
+    LlamaModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
@@ -19,7 +21,7 @@ from transformers import (
 )
 
 from dit_deploy.errors import SourceError
-from dit_deploy.exporters.text_encoders import gemma, qwen
+from dit_deploy.exporters.text_encoders import gemma, llama, qwen
 
 from .graphs import initializers, largest_difference, operators, randomise, traced
 
@@ -39,6 +41,13 @@ def gemma_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = Gemma2Config(**SIZES, head_dim=10, query_pre_attn_scalar=7, sliding_window=64, attn_logit_softcapping=2.0)
     return save(Gemma2Model(config), tmp_path_factory.mktemp("gemma") / "text_encoder")
+
+
+@pytest.fixture(scope="module")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    rope = {"rope_type": "default", "rope_theta": 500000.0}
+    return save(LlamaModel(LlamaConfig(**SIZES, rope_parameters=rope)), tmp_path_factory.mktemp("llama") / "text")
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +82,15 @@ def test_gemma_2_keeps_the_first_token_and_the_last(gemma_folder: Path, tmp_path
     file = traced(graph, tmp_path)
     assert graph.component.outputs[0].axes[1:] == (30, 36)
     assert largest_difference(graph, file, [(1, 30), (2, 31), (3, 50)]) < 1e-5
+
+
+@pytest.mark.parametrize(("layer", "layers"), [(-3, 1), pytest.param(None, 3, marks=pytest.mark.slow)])
+def test_llama_drops_the_template(llama_folder: Path, tmp_path: Path, layer: int | None, layers: int) -> None:
+    graph = llama.graph(llama_folder, "text_encoder", tokens=50, hidden_layer=layer, drop=5)
+    file = traced(graph, tmp_path)
+    assert largest_difference(graph, file, [(1, 6), (3, 6), (1, 7), (2, 40), (3, 200)]) < 1e-5
+    assert operators(file).count("Attention") == layers
+    assert any(name == "model.norm.weight" for name in initializers(file)) == (layer is None)
 
 
 def test_qwen_2_5_vl_drops_the_template(vl_folder: Path, tmp_path: Path) -> None:
@@ -111,3 +129,6 @@ def test_what_is_not_supported_is_refused(tmp_path: Path) -> None:
         qwen.graph(tmp_path, "text_encoder", tokens=8)
     with pytest.raises(SourceError, match=r"3 layers, none for hidden_states\[-5\]"):
         qwen.graph(tmp_path, "text_encoder", tokens=8, hidden_layer=-5)
+    LlamaConfig(**SIZES, mlp_bias=True).save_pretrained(tmp_path)
+    with pytest.raises(SourceError, match="has mlp_bias"):
+        llama.graph(tmp_path, "text_encoder", tokens=8)
