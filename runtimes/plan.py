@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from dit_deploy.bundle import Bundle, Prediction
+from dit_deploy.bundle import Bundle, Prediction, Scheduler
 from dit_deploy.errors import InputError
 from dit_deploy.sampling import SCHEDULERS, SolverTable, image_to_image_begin, resolve_scheduler, solver_table
 
-__all__ = ["Plan", "plan_steps", "prediction_type", "timestep_scale"]
+__all__ = ["Plan", "plan_steps", "prediction_type", "schedule_arguments", "timestep_scale"]
 
 _DEFAULT_STRENGTH = 0.8
 #: The pipelines' defaults of what they read from a scheduler config with dynamic shifting.
@@ -57,15 +57,9 @@ def plan_steps(
     elif strength is not None:
         raise InputError(f"strength: {strength} came without an image; give image= too, or leave strength out")
     takes = SCHEDULERS[config["_class_name"]].takes
-    shifted = "mu" in takes and bool(config.get("use_dynamic_shifting"))
-    own_sigmas = "sigmas" in takes and manifest.scheduler.sigmas == "linspace"
+    handed = schedule_arguments(config, manifest.scheduler, steps, tokens)
     table = solver_table(
-        config,
-        steps,
-        eta=eta,
-        begin=begin,
-        mu=_shift(config, tokens) if shifted else None,
-        sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist() if own_sigmas else None,
+        config, steps, eta=eta, begin=begin, **{name: value for name, value in handed.items() if name in takes}
     )
     asked, trained = prediction_type(config), manifest.prediction.type
     if asked != trained:
@@ -76,6 +70,24 @@ def plan_steps(
     if table.needs_variance and not manifest.prediction.learned_range_variance:
         raise InputError("scheduler: variance_type learned_range needs a model that learns one; use fixed_small")
     return Plan(table, timestep_scale(config, manifest.prediction))
+
+
+def schedule_arguments(
+    config: Mapping[str, Any], scheduler: Scheduler, num_inference_steps: int, tokens: int
+) -> dict[str, Any]:
+    """Return ``mu`` and ``sigmas`` that the family's pipeline hands its scheduler's ``set_timesteps``, those it does.
+
+    Args:
+        config: resolved, of the scheduler that runs; it may have no use for them.
+        scheduler: what the manifest says of the family's pipeline.
+        tokens: patches of a sample, by which a config with dynamic shifting is shifted.
+    """
+    handed: dict[str, Any] = {}
+    if config.get("use_dynamic_shifting"):
+        handed["mu"] = _shift(config, tokens)
+    if scheduler.sigmas == "linspace":
+        handed["sigmas"] = np.linspace(1.0, 1.0 / num_inference_steps, num_inference_steps).tolist()
+    return handed
 
 
 def _shift(config: Mapping[str, Any], tokens: int) -> float:
