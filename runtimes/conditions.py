@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,17 @@ from dit_deploy.runtimes.arguments import shown
 __all__ = ["Conditions", "Texts", "read_conditions", "read_texts"]
 
 Array = NDArray[Any]
-#: (texts, whether they are negative prompts) → conditions by name, [len(texts), …]
-EncodePrompts = Callable[[Sequence[str], bool], Mapping[str, Array]]
+
+
+class EncodePrompts(Protocol):
+    """Makes conditions of prompts."""
+
+    def __call__(self, texts: Sequence[str], negative: bool = False) -> Mapping[str, Array]:
+        """Return the conditions of texts, negative prompts or not, by name, [len(texts), …]."""
+
+    def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return how many tokens of each text are no padding."""
+
 
 _NO_CONDITIONS = ("latents", "timestep")
 
@@ -125,9 +134,12 @@ def read_conditions(
     unconditional = _tensors("unconditional", specs, given_unconditional or {})
     if texts is not None:
         assert encode is not None
-        conditional = {**_repeated(encode(texts.prompts, False), texts.images_each), **conditional}
-        if guided and texts.negatives is not None:
-            unconditional = {**_repeated(encode(texts.negatives, True), texts.images_each), **unconditional}
+        made = dict(encode(texts.prompts, False))
+        negative = dict(encode(texts.negatives, True)) if guided and texts.negatives is not None else {}
+        if manifest.prompts is not None and manifest.prompts.padding == "dropped":
+            made, negative = _without_padding(made, negative, encode.lengths(texts.prompts), texts.images_each)
+        conditional = {**_repeated(made, texts.images_each), **conditional}
+        unconditional = {**_repeated(negative, texts.images_each), **unconditional}
     if class_labels is not None:
         if "class_labels" not in specs:
             raise InputError("class_labels: this bundle's denoiser takes none")
@@ -159,6 +171,22 @@ def _texts(name: str, value: object) -> list[str]:
     if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{name}: {shown(value)} came, expected a text or a list of them")
     return list(texts)
+
+
+def _without_padding(
+    made: dict[str, Array], negative: dict[str, Array], lengths: NDArray[np.int64], images_each: int
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return what prompts of ``lengths`` tokens and their negatives made, as ``padding="dropped"`` has them."""
+    if len(lengths) * images_each > 1:
+        return {name: _zero_beyond(array, lengths) for name, array in made.items()}, negative
+    first, second = ({name: array[:, : lengths[0]] for name, array in one.items()} for one in (made, negative))
+    return first, second
+
+
+def _zero_beyond(array: Array, lengths: NDArray[np.int64]) -> Array:
+    """Return ``array`` [batch, tokens, …] with zeros for the tokens of each sample beyond its length."""
+    beyond = np.arange(array.shape[1])[None, :] >= lengths[:, None]
+    return np.where(beyond.reshape(*beyond.shape, *[1] * (array.ndim - 2)), np.zeros((), array.dtype), array)
 
 
 def _repeated(conditions: Mapping[str, Array], times: int) -> dict[str, Array]:

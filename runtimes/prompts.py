@@ -96,6 +96,13 @@ class PromptReader:
             "attention_mask": np.array([encoding.attention_mask for encoding in encodings], np.int64),
         }
 
+    def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return how many tokens of each text are no padding, by the first encoder's tokenizer, int64 [len(texts)]."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that it is cut was said when it was encoded
+            lengths: NDArray[np.int64] = self.tokens(self._prompts.encoders[0], texts)["attention_mask"].sum(1)
+        return lengths
+
     def _tokenizer(self, path: str) -> Tokenizer:
         with self._lock:
             if path not in self._tokenizers:

@@ -246,11 +246,22 @@ class Prompts(Record):
     Each encoder takes ``input_ids`` [batch, tokens] and, where it declares it, ``attention_mask``; names of outputs
     occur once among all encoders. The component ``join`` makes conditions of them; without one they are conditions
     themselves. ``negative`` is the negative prompt where none is given; ``None``: such a run is not guided.
+
+    ``padding``: ``kept`` hands on what the encoder makes of it. ``dropped`` (Latte): a run of one sample has as many
+    tokens as its prompt, the negative prompt too; in a run of several what stands for a prompt's padding is zeros, and
+    negative prompts stay as they are.
     """
 
     encoders: tuple[PromptEncoder, ...] = Field(min_length=1)
     join: Name | None = None
     negative: str | None = ""
+    padding: Literal["kept", "dropped"] = "kept"
+
+    @model_validator(mode="after")
+    def _one_has_padding(self) -> Prompts:
+        if self.padding == "dropped" and (len(self.encoders) > 1 or self.join is not None):
+            raise ValueError("prompts.padding can be dropped of one encoder without join")
+        return self
 
 
 class SourceRecord(Record):

@@ -11,4 +11,5 @@ PIPELINES: dict[str, str] = {
     "SanaPipeline": "sana",
     "QwenImagePipeline": "qwen_image",
     "ZImagePipeline": "z_image",
+    "LattePipeline": "latte",
 }

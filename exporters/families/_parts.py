@@ -1,4 +1,4 @@
-"""What text-to-image families declare alike: latents, timestep, text conditions, outputs; masks for the proof."""
+"""What families declare alike: latents, timestep, text conditions, outputs; masks for the proof."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ __all__ = [
     "read_prediction",
     "text_tensor",
     "timestep_tensor",
+    "video_outputs",
+    "video_tensor",
 ]
 
 _BATCH = Axis(name="batch")
@@ -33,6 +35,25 @@ def latents_tensor(
     """
     height, width = (Axis(name=f"patch_{side}", multiple=patch_size, maximum=limit) for side in ("height", "width"))
     return TensorSpec(name=name, dtype="float32", axes=(_BATCH, channels, height, width), description=description)
+
+
+def video_tensor(
+    channels: int,
+    patch_size: int,
+    name: str = "latents",
+    description: str = "",
+    *,
+    temporal_patch_size: int = 1,
+    frames_limit: int | None = None,
+    limit: int | None = None,
+) -> TensorSpec:
+    """Declare latents of a video, float32 [batch, channels, frames, height, width], each axis a number of patches.
+
+    ``frames_limit`` and ``limit`` are how many patches there may be in time and along a side, where tables end.
+    """
+    frames = Axis(name="patch_frames", multiple=temporal_patch_size, maximum=frames_limit)
+    picture = latents_tensor(channels, patch_size, name, description, limit=limit)
+    return picture.model_copy(update={"axes": (*picture.axes[:2], frames, *picture.axes[2:])})
 
 
 def timestep_tensor(scheduler_config: Mapping[str, Any]) -> TensorSpec:
@@ -62,6 +83,15 @@ def output_tensors(
         return (prediction,)
     described = "-1 … 1 from the smallest to the largest log-variance, not clipped"
     return prediction, latents_tensor(channels, patch_size, "variance", described, limit=limit)
+
+
+def video_outputs(
+    channels: int, patch_size: int, *, variance: bool = False, **limits: int | None
+) -> tuple[TensorSpec, ...]:
+    """Declare ``prediction`` and perhaps ``variance``, shaped like :func:`video_tensor` of the same ``limits``."""
+    pictures = output_tensors(channels, patch_size, variance=variance)
+    axes = video_tensor(channels, patch_size, **limits).axes  # type: ignore[arg-type]
+    return tuple(tensor.model_copy(update={"axes": axes}) for tensor in pictures)
 
 
 def read_prediction(scheduler_config: Mapping[str, Any], *, variance: bool = False) -> Prediction:
