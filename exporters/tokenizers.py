@@ -26,6 +26,7 @@ def tokenizer_json(
     length: int | None,
     padding: Literal["length", "longest", "none"] = "length",
     padding_side: Literal["left", "right"] | None = None,
+    as_saved: bool = False,
 ) -> bytes:
     """Return the ``tokenizer.json`` of a tokenizer folder, UTF-8.
 
@@ -38,11 +39,12 @@ def tokenizer_json(
         length: tokens at most, special tokens included; ``None`` cuts nothing.
         padding: ``length``: always to ``length``; ``longest``: to the longest text of a batch; ``none``.
         padding_side: where a pipeline sets the tokenizer's; its own by default.
+        as_saved: see :func:`load_tokenizer`.
 
     Raises:
         SourceError: the folder is no tokenizer, or a package that converts its form is not installed.
     """
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, as_saved=as_saved)
     if padding == "length" and length is None:
         raise ValueError("padding to a length needs one")
     backend = Tokenizer.from_str(_backend(tokenizer, folder).to_str())
@@ -80,8 +82,12 @@ def max_length(folder: Path, default: int | None = None) -> int:
     return default
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, *, as_saved: bool = False) -> Any:
     """Return the transformers tokenizer in ``folder``: of the class that the pipeline beside it names, if one is.
+
+    Args:
+        as_saved: take a ``tokenizer.json`` as it is, whatever class the pipeline names. Pipelines name
+            ``LlamaTokenizerFast`` for Llama 3 too, and that class, since transformers 5, cuts texts as Llama 2 does.
 
     Raises:
         SourceError: see :func:`tokenizer_json`.
@@ -91,7 +97,9 @@ def load_tokenizer(folder: Path) -> Any:
     if not folder.is_dir():
         raise SourceError(f"{folder} is missing; a pipeline with a text encoder needs its tokenizer")
     kind: Any = transformers.AutoTokenizer
-    if (folder.parent / "model_index.json").is_file():
+    if as_saved and (folder / "tokenizer.json").is_file():
+        kind = transformers.PreTrainedTokenizerFast
+    elif (folder.parent / "model_index.json").is_file():
         entry = read_json(folder.parent / "model_index.json").get(folder.name)
         if isinstance(entry, list) and len(entry) == 2 and entry[0] == "transformers":
             kind = getattr(transformers, str(entry[1]), kind)

@@ -12,4 +12,5 @@ PIPELINES: dict[str, str] = {
     "QwenImagePipeline": "qwen_image",
     "ZImagePipeline": "z_image",
     "LattePipeline": "latte",
+    "HunyuanVideoPipeline": "hunyuan_video",
 }

@@ -34,8 +34,8 @@ def graph(
         tokens: how many a prompt has, typically, those of the template included.
         output: the name of the hidden states, float32 [batch, sequence_length - drop, width].
         mask_output: the name of their mask, int64 [batch, sequence_length - drop].
-        hidden_layer: ``None`` or −1: the last, after the final normalisation; −3: what the last layer but one takes, not
-            normalised, as ``hidden_states`` of transformers. Layers that nothing needs are left out.
+        hidden_layer: ``None`` or −1: the last, after the final normalisation; −3: what the last layer but one takes,
+            not normalised, as ``hidden_states`` of transformers. Layers that nothing needs are left out.
         drop: leave out this many tokens at the start of each text, those of a template; the others stay where they are.
 
     Raises:

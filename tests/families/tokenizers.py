@@ -2,7 +2,7 @@
 
 Each is trained on the few lines below and has what makes its kind hard: CLIP's end-of-word BPE over bytes, T5's Unigram
 with an unknown token and sentinels, BERT's WordPiece with Chinese characters on their own, Gemma's BPE with byte
-fallback, and Qwen's byte-level BPE with chat tokens. Each function writes a folder and returns how many ids there are.
+fallback, and Qwen's and Llama 3's byte-level BPE with chat tokens. Each function writes a folder and returns how many ids there are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers, trainers
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 CORPUS = [
     "a photograph of an astronaut riding a horse on the moon, highly detailed, 8k",
@@ -141,6 +141,35 @@ def qwen_tokenizer(folder: Path, *, model_max_length: int = 131072) -> int:
     tokenizer.chat_template = (
         "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return _save(tokenizer, folder)
+
+
+def llama_tokenizer(folder: Path, *texts: str) -> int:
+    """Write a Llama 3 tokenizer: byte-level BPE that knows the words of ``texts`` too; a start token, none at the end.
+
+    transformers has no class of its own for it.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    trained = tokenizers.Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(words), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=1400, initial_alphabet=alphabet, show_progress=False)
+    trained.train_from_iterator([*CORPUS, *texts * 20], trainer)
+    start, end = "<|begin_of_text|>", "<|end_of_text|>"
+    trained.add_special_tokens([start, end, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<pad>"])
+    trained.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, trained.token_to_id(start))]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=trained, bos_token=start, eos_token=end, pad_token="<pad>", padding_side="right"
     )
     return _save(tokenizer, folder)
 

@@ -1,0 +1,249 @@
+"""The causal video autoencoder of HunyuanVideo (Kong et al. 2024, arXiv 2412.03603), each half in one graph.
+
+It compresses 8 × 8 pixels and 4 frames, but for the first frame, which is encoded alone: 1, 5, 9, … frames are 1, 2, 3,
+… latent ones. Convolutions see no later frame; what lies outside is the nearest pixel of the nearest frame. Pixels of
+the middle attend to all of their own frame and of those before it.
+
+diffusers cuts latents of more than four frames in time, whether it is asked to or not, and in space where
+``enable_tiling`` was called. The graphs know nothing of it: :func:`tiling` tells the runtimes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLHunyuanVideo
+from diffusers.models.autoencoders import autoencoder_kl_hunyuan_video as theirs
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dit_deploy.bundle import Axis, Component, TensorSpec, Tiling
+from dit_deploy.errors import SourceError
+from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.source import Graph
+
+__all__ = ["TEMPORAL", "Decoder", "Encoder", "graphs", "tiling"]
+
+_CLASS = "AutoencoderKLHunyuanVideo"
+#: Frames that a latent frame stands for, but the first: the only number that diffusers' decoder knows.
+TEMPORAL = 4
+#: Pixels and frames of a piece, and from the beginning of one to the next, as diffusers' class has them from the start.
+_PIECE, _STRIDE = {"space": 256, "time": 16}, {"space": 192, "time": 12}
+#: What is added to the score of a later frame; its exponential is 0 beside any score that a network has.
+_MASKED = -10000.0
+
+
+def graphs(folder: Path, channels: int, frames: int, sample_size: int) -> tuple[list[Graph], int, float]:
+    """Return the two halves to export, how many pixels a latent one stands for along a side, and ``scaling_factor``.
+
+    Args:
+        folder: of an ``AutoencoderKLHunyuanVideo``.
+        channels: of the denoiser's latents, which must be the autoencoder's.
+        frames, sample_size: frames, and height and width, of the latents at which the halves are proved.
+
+    Raises:
+        SourceError: the folder holds another class, or one that does not belong to the denoiser.
+    """
+    config = _config(folder)
+    if config["latent_channels"] != channels:
+        raise SourceError(
+            f"{folder} has {config['latent_channels']} latent channels, the denoiser {channels}; "
+            "they do not belong together"
+        )
+    if config["temporal_compression_ratio"] != TEMPORAL:
+        raise SourceError(
+            f"{folder} has temporal_compression_ratio {config['temporal_compression_ratio']}; {_CLASS} decodes 4 only"
+        )
+    compression, scale = int(config["spatial_compression_ratio"]), float(config["scaling_factor"])
+    typical = {"batch": 2, "latent_frames": frames, "latent_height": sample_size, "latent_width": sample_size}
+    latents = _latents("latents", channels)
+    encoder = Component(
+        path="vae_encoder/model.onnx",
+        inputs=(_images(config["in_channels"], compression, (0, 1)),),
+        outputs=(
+            _latents("mean", channels, "of the latents' posterior, ready for the denoiser"),
+            _latents("std", channels, "standard deviation of the latents' posterior"),
+        ),
+    )
+    decoder = Component(
+        path="vae_decoder/model.onnx", inputs=(latents,), outputs=(_images(config["out_channels"], compression),)
+    )
+    halves = [
+        Graph(
+            "vae_encoder", encoder, lambda: Encoder(_load(folder)), typical, lambda: _EncoderReference(_load(folder))
+        ),
+        Graph(
+            "vae_decoder", decoder, lambda: Decoder(_load(folder)), typical, lambda: _DecoderReference(_load(folder))
+        ),
+    ]
+    return halves, compression, scale
+
+
+def tiling(compression: int) -> Tiling:
+    """Return the pieces of diffusers' class for a spatial ``compression``, in latents."""
+    tile, stride = _PIECE["space"] // compression, _STRIDE["space"] // compression
+    return Tiling(
+        tile_height=tile,
+        tile_width=tile,
+        stride_height=stride,
+        stride_width=stride,
+        tile_frames=_PIECE["time"] // TEMPORAL,
+        stride_frames=_STRIDE["time"] // TEMPORAL,
+        always_in_time=True,
+    )
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    """Return the config with the class's defaults filled in; the weights are not read."""
+    found = check_class(folder, _CLASS)
+    given = {name: value for name, value in found.items() if not name.startswith("_")}
+    try:
+        with torch.device("meta"):
+            config: Mapping[str, Any] = AutoencoderKLHunyuanVideo.from_config(given).config
+    except ValueError as error:
+        raise SourceError(f"{folder}/config.json: {error}") from error
+    return config
+
+
+def _load(folder: Path) -> AutoencoderKLHunyuanVideo:
+    return load_diffusers(AutoencoderKLHunyuanVideo, folder)
+
+
+def _latents(name: str, channels: int, description: str = "") -> TensorSpec:
+    axes = (Axis(name="batch"), channels, *(Axis(name=f"latent_{side}") for side in ("frames", "height", "width")))
+    return TensorSpec(name=name, dtype="float32", axes=axes, description=description)
+
+
+def _images(channels: int, compression: int, values: tuple[float | None, float | None] = (None, None)) -> TensorSpec:
+    frames = Axis(name="latent_frames", multiple=TEMPORAL, offset=1 - TEMPORAL)
+    sides = (Axis(name=f"latent_{side}", multiple=compression) for side in ("height", "width"))
+    return TensorSpec(
+        name="images",
+        dtype="float32",
+        axes=(Axis(name="batch"), channels, frames, *sides),
+        minimum=values[0],
+        maximum=values[1],
+    )
+
+
+class Encoder(nn.Module):
+    """Frames [batch, 3, frames, height, width] in 0 … 1 → ``mean`` and ``std`` of the latents' posterior."""
+
+    def __init__(self, vae: AutoencoderKLHunyuanVideo) -> None:
+        super().__init__()
+        self.scale = float(vae.config.scaling_factor)
+        self.encoder, self.quant_conv = for_any_size(vae.encoder), vae.quant_conv
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, logarithm = self.quant_conv(self.encoder(images * 2 - 1)).chunk(2, dim=1)
+        std = torch.exp(0.5 * logarithm.clamp(-30.0, 20.0))
+        return mean * self.scale, std * self.scale
+
+
+class Decoder(nn.Module):
+    """Latents [batch, channels, frames, height, width] → pictures in 0 … 1 and beyond: a runtime blends, then clips."""
+
+    def __init__(self, vae: AutoencoderKLHunyuanVideo) -> None:
+        super().__init__()
+        self.scale = float(vae.config.scaling_factor)
+        self.decoder, self.post_quant_conv = for_any_size(vae.decoder), vae.post_quant_conv
+
+    def forward(self, latents: Tensor) -> tuple[Tensor]:
+        return (self.decoder(self.post_quant_conv(latents / self.scale)) / 2 + 0.5,)
+
+
+def for_any_size(module: nn.Module) -> nn.Module:
+    """Return ``module`` with every layer replaced that computes a size in Python; it is changed, weights are shared."""
+    if isinstance(module, theirs.HunyuanVideoUpsampleCausal3D):
+        return _Upsample(module)
+    if isinstance(module, theirs.HunyuanVideoMidBlock3D):
+        return _MidBlock(module)
+    for name, child in module.named_children():
+        setattr(module, name, for_any_size(child))
+    return module
+
+
+class _Upsample(nn.Module):
+    """Twice the height and width, and frames 1 + 2·(frames − 1) where it is one of time: the first is not doubled."""
+
+    def __init__(self, layer: theirs.HunyuanVideoUpsampleCausal3D) -> None:
+        super().__init__()
+        self.frames, *sides = layer.upsample_factor
+        self.sides = tuple(float(side) for side in sides)
+        self.conv = layer.conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, frames, height, width = x.shape
+        if self.frames == 2:
+            x = x[:, :, :, None].expand(-1, -1, -1, 2, -1, -1).reshape(batch, channels, 2 * frames, height, width)
+            x = x[:, :, 1:]
+        if self.sides != (1.0, 1.0):
+            flat = F.interpolate(x.flatten(0, 1), scale_factor=self.sides, mode="nearest")
+            x = flat.unflatten(0, (batch, channels))
+        return self.conv(x)
+
+
+class _MidBlock(nn.Module):
+    """Residual blocks with causal attention between them."""
+
+    def __init__(self, block: theirs.HunyuanVideoMidBlock3D) -> None:
+        super().__init__()
+        self.resnets = block.resnets
+        self.attentions = nn.ModuleList(
+            nn.Identity() if attention is None else _Attention(attention) for attention in block.attentions
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.resnets[0](x)
+        for attention, resnet in zip(self.attentions, self.resnets[1:], strict=True):
+            x = resnet(attention(x))
+        return x
+
+
+class _Attention(nn.Module):
+    """Attention of one head over the pixels of [batch, channels, frames, height, width], to no later frame."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        assert attention.heads == 1 and attention.residual_connection and attention.rescale_output_factor == 1
+        self.group_norm, self.to_out = attention.group_norm, attention.to_out[0]
+        self.to_q, self.to_k, self.to_v = attention.to_q, attention.to_k, attention.to_v
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, _, frames, height, width = x.shape
+        pixels = self.group_norm(x.flatten(2)).transpose(1, 2)[:, None]  # [batch, 1, frames · height · width, channels]
+        frame = torch.arange(frames)[:, None].expand(frames, height * width).reshape(-1)
+        later = frame[None, :] > frame[:, None]  # [queries, keys]
+        mask = later.to(x.dtype)[None, None] * _MASKED
+        attended = F.scaled_dot_product_attention(
+            self.to_q(pixels), self.to_k(pixels), self.to_v(pixels), attn_mask=mask
+        )
+        return x + self.to_out(attended[:, 0]).transpose(1, 2).reshape(x.shape)
+
+
+class _EncoderReference(nn.Module):
+    """diffusers' autoencoder, which is not told to cut what it gets; :mod:`dit_deploy.runtimes` does that."""
+
+    def __init__(self, vae: AutoencoderKLHunyuanVideo) -> None:
+        super().__init__()
+        vae.use_framewise_encoding = False
+        self.vae = vae
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        posterior, scale = self.vae.encode(images * 2 - 1).latent_dist, self.vae.config.scaling_factor
+        return posterior.mean * scale, posterior.std * scale
+
+
+class _DecoderReference(nn.Module):
+    """diffusers' autoencoder, called as ``HunyuanVideoPipeline`` calls it, but in one piece; see the encoder's."""
+
+    def __init__(self, vae: AutoencoderKLHunyuanVideo) -> None:
+        super().__init__()
+        vae.use_framewise_decoding = False
+        self.vae = vae
+
+    def forward(self, latents: Tensor) -> tuple[Tensor]:
+        return (self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0] / 2 + 0.5,)
