@@ -2,7 +2,8 @@
 
 Each is trained on the few lines below and has what makes its kind hard: CLIP's end-of-word BPE over bytes, T5's Unigram
 with an unknown token and sentinels, BERT's WordPiece with Chinese characters on their own, Gemma's BPE with byte
-fallback, and Qwen's and Llama 3's byte-level BPE with chat tokens. Each function writes a folder and returns how many ids there are.
+fallback, and Qwen's and Llama 3's byte-level BPE with chat tokens. Each function writes a folder and returns how many
+ids there are.
 """
 
 from __future__ import annotations
@@ -152,7 +153,10 @@ def llama_tokenizer(folder: Path, *texts: str) -> int:
     """
     from transformers import PreTrainedTokenizerFast
 
-    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    words = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [
