@@ -62,7 +62,7 @@ def graphs(folder: Path, channels: int, frames: int, sample_size: int) -> tuple[
     latents = _latents("latents", channels)
     encoder = Component(
         path="vae_encoder/model.onnx",
-        inputs=(_images(config["in_channels"], compression, (0, 1)),),
+        inputs=(_images(config["in_channels"], compression, 0, 1),),
         outputs=(
             _latents("mean", channels, "of the latents' posterior, ready for the denoiser"),
             _latents("std", channels, "standard deviation of the latents' posterior"),
@@ -113,20 +113,16 @@ def _load(folder: Path) -> AutoencoderKLHunyuanVideo:
 
 
 def _latents(name: str, channels: int, description: str = "") -> TensorSpec:
-    axes = (Axis(name="batch"), channels, *(Axis(name=f"latent_{side}") for side in ("frames", "height", "width")))
+    frames, height, width = (Axis(name=f"latent_{side}") for side in ("frames", "height", "width"))
+    axes = (Axis(name="batch"), channels, frames, height, width)
     return TensorSpec(name=name, dtype="float32", axes=axes, description=description)
 
 
-def _images(channels: int, compression: int, values: tuple[float | None, float | None] = (None, None)) -> TensorSpec:
+def _images(channels: int, compression: int, minimum: float | None = None, maximum: float | None = None) -> TensorSpec:
     frames = Axis(name="latent_frames", multiple=TEMPORAL, offset=1 - TEMPORAL)
-    sides = (Axis(name=f"latent_{side}", multiple=compression) for side in ("height", "width"))
-    return TensorSpec(
-        name="images",
-        dtype="float32",
-        axes=(Axis(name="batch"), channels, frames, *sides),
-        minimum=values[0],
-        maximum=values[1],
-    )
+    height, width = (Axis(name=f"latent_{side}", multiple=compression) for side in ("height", "width"))
+    axes = (Axis(name="batch"), channels, frames, height, width)
+    return TensorSpec(name="images", dtype="float32", axes=axes, minimum=minimum, maximum=maximum)
 
 
 class Encoder(nn.Module):
@@ -182,7 +178,7 @@ class _Upsample(nn.Module):
             x = x[:, :, 1:]
         if self.sides != (1.0, 1.0):
             flat = F.interpolate(x.flatten(0, 1), scale_factor=self.sides, mode="nearest")
-            x = flat.unflatten(0, (batch, channels))
+            x = flat.reshape(batch, channels, *flat.shape[1:])
         return self.conv(x)
 
 

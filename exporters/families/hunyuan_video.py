@@ -184,15 +184,10 @@ def _check_width(folder: Path, graph: Graph, expected: int, key: str) -> None:
 
 def denoiser_component(config: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> Component:
     """Declare the denoiser's inputs and outputs; ``config`` is the transformer's."""
-    channels = int(config["in_channels"])
-    axes = (
-        Axis(name="batch"),
-        channels,
-        Axis(name="patch_frames", multiple=int(config["patch_size_t"])),
-        *(Axis(name=f"patch_{side}", multiple=int(config["patch_size"])) for side in ("height", "width")),
-    )
+    sizes = int(config["in_channels"]), int(config["patch_size"])
+    frames = int(config["patch_size_t"])
     inputs = [
-        TensorSpec(name="latents", dtype="float32", axes=axes),
+        parts.video_tensor(*sizes, temporal_patch_size=frames),
         parts.timestep_tensor(scheduler_config),
         parts.text_tensor(int(config["text_embed_dim"])),
         parts.mask_tensor(),
@@ -213,8 +208,8 @@ def denoiser_component(config: Mapping[str, Any], scheduler_config: Mapping[str,
                 description="what the model was distilled to do without an unguided half",
             )
         )
-    output = TensorSpec(name="prediction", dtype="float32", axes=axes, description="what the model predicts")
-    return Component(path="denoiser/model.onnx", inputs=tuple(inputs), outputs=(output,))
+    outputs = parts.video_outputs(*sizes, temporal_patch_size=frames)
+    return Component(path="denoiser/model.onnx", inputs=tuple(inputs), outputs=outputs)
 
 
 class Denoiser(nn.Module):
@@ -338,7 +333,7 @@ class _Attention:
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        def heads(x: Tensor) -> Tensor:
+        def heads(x: Any) -> Any:
             return x.unflatten(-1, (attn.heads, -1))  # [batch, tokens, heads, head]
 
         def normed(norm: nn.Module | None, x: Tensor) -> Tensor:
