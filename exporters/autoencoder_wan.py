@@ -26,7 +26,18 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters.modules import check_class, load_diffusers
 from dit_deploy.exporters.source import Graph
 
-__all__ = ["Decoder", "Encoder", "Geometry", "at_once", "graphs", "images_tensor", "latents_tensor", "load", "read"]
+__all__ = [
+    "FRAMES",
+    "Decoder",
+    "Encoder",
+    "at_once",
+    "graphs",
+    "images_tensor",
+    "latents_tensor",
+    "load",
+    "read",
+    "tiling",
+]
 
 _CLASS = "AutoencoderKLWan"
 #: Frames that a latent frame after the first stands for; diffusers reads frames by so many, whatever the config says.
@@ -86,6 +97,13 @@ def graphs(folder: Path, config: Mapping[str, Any]) -> list[Graph]:
         Graph("vae_encoder", encoder, lambda: Encoder(load(folder)), _PROVED, lambda: _EncoderReference(load(folder))),
         Graph("vae_decoder", decoder, lambda: Decoder(load(folder)), _PROVED, lambda: _DecoderReference(load(folder))),
     ]
+
+
+def tiling(config: Mapping[str, Any]) -> Tiling:
+    """Return the pieces that diffusers cuts by default: 256 pixels on a side, 192 from one to the next."""
+    side = config["scale_factor_spatial"]
+    tile, stride = 256 // side, 192 // side
+    return Tiling(tile_height=tile, tile_width=tile, stride_height=stride, stride_width=stride)
 
 
 def latents_tensor(name: str, channels: int, description: str = "") -> TensorSpec:
@@ -155,9 +173,8 @@ def at_once(module: nn.Module) -> nn.Module:
     """
     if isinstance(module, theirs.WanResample):
         module.resample = at_once(module.resample)
-        return {"upsample3d": _TwiceAsManyFrames, "downsample3d": _HalfAsManyFrames}.get(module.mode, _FrameByFrame)(
-            module
-        )
+        kinds = {"upsample3d": _TwiceAsManyFrames, "downsample3d": _HalfAsManyFrames}
+        return kinds.get(module.mode, _FrameByFrame)(module)
     if isinstance(module, theirs.AvgDown3D):
         return _Averages(module)
     if isinstance(module, nn.Upsample):
@@ -217,7 +234,7 @@ class _Averages(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x, (0, 0, 0, 0, self.frames - 1, 0))
-        batch, _, frames, height, width = x.shape
+        frames, height, width = x.shape[2:]
         x = x.unflatten(4, (width // self.side, self.side)).unflatten(3, (height // self.side, self.side))
         x = x.unflatten(2, (frames // self.frames, self.frames))
         x = x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)  # [batch, channels · neighbours, frames, height, width]

@@ -13,4 +13,6 @@ PIPELINES: dict[str, str] = {
     "ZImagePipeline": "z_image",
     "LattePipeline": "latte",
     "HunyuanVideoPipeline": "hunyuan_video",
+    "WanPipeline": "wan",
+    "WanImageToVideoPipeline": "wan",
 }

@@ -17,7 +17,7 @@ from dit_deploy.exporters.source import Graph
 from dit_deploy.exporters.text_encoders import _parts as parts
 from dit_deploy.exporters.tracing import Feeds
 
-__all__ = ["CLIPText", "graph"]
+__all__ = ["CLIPText", "Layer", "graph"]
 
 #: Configs older than November 2023 say this, whatever the tokenizer's end token is; such a model pools where the id is
 #: largest, which the end token's was. transformers keeps to it, and so does this.
@@ -127,14 +127,16 @@ class _Embeddings(nn.Module):
 class _Encoder(nn.Module):
     def __init__(self, config: Any, count: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(count))
+        self.layers = nn.ModuleList(Layer(config, causal=True) for _ in range(count))
 
 
-class _Layer(nn.Module):
-    def __init__(self, config: Any) -> None:
+class Layer(nn.Module):
+    """A layer of CLIP's encoders: of the text's, where a token sees those before it, or not ``causal``, the image's."""
+
+    def __init__(self, config: Any, *, causal: bool) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = _Attention(config)
+        self.self_attn = _Attention(config, causal)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = _FeedForward(config)
 
@@ -144,10 +146,11 @@ class _Layer(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Causal: a token attends to itself and those before it."""
+    """Each token attends to all; where it is causal, to itself and those before it."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, causal: bool) -> None:
         super().__init__()
+        self.causal = causal
         width = config.hidden_size
         self.heads = config.num_attention_heads
         self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
@@ -159,7 +162,7 @@ class _Attention(nn.Module):
             one(x).view(batch, length, self.heads, width // self.heads).transpose(1, 2)
             for one in (self.q_proj, self.k_proj, self.v_proj)
         )
-        x = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # [batch, heads, length, width / heads]
+        x = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # [batch, heads, length, width / heads]
         return self.out_proj(x.transpose(1, 2).reshape(batch, length, width))
 
 

@@ -31,6 +31,7 @@ def graph(
     output: str = "encoder_hidden_states",
     attends_mask: bool,
     mask_output: str | None = None,
+    zero_padding: bool = False,
 ) -> Graph:
     """Return the graph of the T5 encoder in ``folder``: ``input_ids`` → its last hidden states, normalised.
 
@@ -41,16 +42,17 @@ def graph(
         attends_mask: leave out padding as keys, as pipelines do that hand the encoder a mask; the graph then has an
             input ``attention_mask``.
         mask_output: also give the mask itself, int64 [batch, sequence_length], under this name.
+        zero_padding: give zeros for padding, which the model behind it attends to (Wan).
 
     Raises:
         SourceError: the folder holds no such model.
     """
     config = parts.read_config(folder, *_KINDS)
-    masked = attends_mask or mask_output is not None
+    masked = attends_mask or mask_output is not None or zero_padding
     outputs = [parts.hidden_states(output, config.d_model)]
     if mask_output is not None:
         outputs.append(parts.mask_tensor(mask_output))
-    options = {"attends_mask": attends_mask, "gives_mask": mask_output is not None}
+    options = {"attends_mask": attends_mask, "gives_mask": mask_output is not None, "zero_padding": zero_padding}
     return Graph(
         component,
         parts.text_component(component, parts.input_tensors(config.vocab_size, mask=masked), outputs),
@@ -78,9 +80,9 @@ def distance_buckets(buckets: int, maximum: int) -> Tensor:
 class T5(nn.Module):
     """``input_ids`` [batch, length] → (hidden states [batch, length, width], and the mask where it is wanted)."""
 
-    def __init__(self, config: Any, *, attends_mask: bool, gives_mask: bool) -> None:
+    def __init__(self, config: Any, *, attends_mask: bool, gives_mask: bool, zero_padding: bool) -> None:
         super().__init__()
-        self.attends_mask, self.gives_mask = attends_mask, gives_mask
+        self.attends_mask, self.gives_mask, self.zero_padding = attends_mask, gives_mask, zero_padding
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
         everywhere = config.model_type == "umt5"
         self.block = nn.ModuleList(_Block(config, everywhere or layer == 0) for layer in range(config.num_layers))
@@ -100,6 +102,8 @@ class T5(nn.Module):
                 bias = bias if mask is None else bias + mask
             x = feed_forward(attend(x, bias))
         x = self.final_layer_norm(x)
+        if self.zero_padding and attention_mask is not None:
+            x = x * attention_mask[:, :, None].to(x.dtype)
         if not self.gives_mask or attention_mask is None:
             return (x,)
         return x, parts.made_anew(attention_mask)
@@ -187,16 +191,18 @@ class _FeedForward(nn.Module):
 class _Reference(nn.Module):
     """The encoder of transformers, called as the pipelines call it."""
 
-    def __init__(self, folder: Path, kind: str, *, attends_mask: bool, gives_mask: bool) -> None:
+    def __init__(self, folder: Path, kind: str, *, attends_mask: bool, gives_mask: bool, zero_padding: bool) -> None:
         super().__init__()
         from transformers import MT5EncoderModel, T5EncoderModel, UMT5EncoderModel
 
         classes = {"t5": T5EncoderModel, "mt5": MT5EncoderModel, "umt5": UMT5EncoderModel}
         self.model = load_transformers(classes[kind], folder)
-        self.attends_mask, self.gives_mask = attends_mask, gives_mask
+        self.attends_mask, self.gives_mask, self.zero_padding = attends_mask, gives_mask, zero_padding
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, ...]:
         states = self.model(input_ids, attention_mask=attention_mask if self.attends_mask else None)[0]
+        if self.zero_padding and attention_mask is not None:
+            states = states.masked_fill(attention_mask[:, :, None] == 0, 0.0)
         return (states, attention_mask) if self.gives_mask and attention_mask is not None else (states,)
 
 
