@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
 }
+#: The name of a block in that of a weight: everything up to the first number.
+_BLOCK = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")
 _VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 
 
@@ -44,6 +47,7 @@ class GraphCosts:
         activations: bytes that live at once at most, with activations of ``bytes_each`` bytes, inputs and outputs
             included.
         bytes_each: of a floating-point activation.
+        block: how many of the weights are the largest block's.
     """
 
     operations: float
@@ -51,10 +55,16 @@ class GraphCosts:
     weights: int
     activations: float
     bytes_each: int
+    block: int = 0
 
 
-def graph_costs(path: Path, component: Component, sizes: Mapping[str, int], bytes_each: int = 4) -> GraphCosts:
+def graph_costs(
+    path: Path, component: Component, sizes: Mapping[str, int], bytes_each: int = 4, window: int | None = None
+) -> GraphCosts:
     """Return the costs of the graph at ``path`` for the free sizes ``sizes`` of its declaration.
+
+    Args:
+        window: keys that a query of self-attention sees at most, were the model made so; ``None``: as the graph says.
 
     Raises:
         BackendError: the packages that read graphs are not installed.
@@ -72,12 +82,19 @@ def graph_costs(path: Path, component: Component, sizes: Mapping[str, int], byte
     graph = model.graph
     operations = attention = 0.0
     for node in graph:
-        count = _operations(node)
+        count = _operations(node, window)
         operations += count
         if node.op_type in ("Attention", "MultiHeadAttention"):
             attention += count
-    weights = sum(math.prod(value.shape.numpy()) for value in graph.initializers.values() if value.shape is not None)
-    return GraphCosts(operations, attention, int(weights), _peak(graph, bytes_each), bytes_each)
+    blocks: dict[str, int] = {}
+    for name, value in graph.initializers.items():
+        if value.shape is not None:
+            found = _BLOCK.match(name)
+            block = found.group() if found else ""
+            blocks[block] = blocks.get(block, 0) + math.prod(int(size) for size in value.shape.numpy())
+    largest = max((count for block, count in blocks.items() if block), default=sum(blocks.values()))
+    peak = _peak(graph, bytes_each)
+    return GraphCosts(operations, attention, sum(blocks.values()), peak, bytes_each, largest)
 
 
 def _fill_in(graph: Any, sizes: Mapping[str, int]) -> None:
@@ -128,7 +145,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
     return tuple(int(size) for size in value.shape)
 
 
-def _operations(node: Any) -> float:
+def _operations(node: Any, window: int | None) -> float:
     shapes = [_shape(value) for value in node.inputs]
     made = _shape(node.outputs[0]) if node.outputs else None
     if node.op_type in ("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul") and made is not None and shapes[0]:
@@ -141,16 +158,18 @@ def _operations(node: Any) -> float:
     if node.op_type == "ConvTranspose" and shapes[0] and shapes[1]:
         return 2.0 * math.prod(shapes[0]) * math.prod(shapes[1][1:])
     if node.op_type in ("Attention", "MultiHeadAttention") and shapes[0] and shapes[1] and shapes[2]:
-        return _attention(shapes[0], shapes[1], shapes[2])
+        return _attention(shapes[0], shapes[1], shapes[2], window)
     return 0.0
 
 
-def _attention(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> float:
+def _attention(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], window: int | None) -> float:
     """Return the operations of both products: query · key, and weights · value."""
-    if len(query) == 4:  # [batch, heads, tokens, head]
-        return 2.0 * math.prod(query[:3]) * key[2] * (query[3] + value[3])
-    # [batch, tokens, heads · head]
-    return 2.0 * math.prod(query[:2]) * key[1] * (query[2] + value[2])
+    heads_apart = len(query) == 4  # [batch, heads, tokens, head], else [batch, tokens, heads · head]
+    tokens, keys = query[-2], key[-2]
+    if window is not None and tokens == keys:
+        keys = min(keys, window)
+    queries = math.prod(query[:3]) if heads_apart else math.prod(query[:2])
+    return 2.0 * queries * keys * (query[-1] + value[-1])
 
 
 def _peak(graph: Any, bytes_each: int) -> float:

@@ -90,11 +90,17 @@ def test_flux_on_a_4090_needs_fewer_bits() -> None:
     assert wide.seconds > narrow.seconds > 0
 
 
+def test_sizes_between_of_a_published_model_are_rounded_up_and_said() -> None:
+    plan = plan_architecture("DiT-XL/2", height=100)
+    assert plan.tokens == 7 * 16
+    assert plan.notes[0].startswith("height: 100 pixels are 6.25 rows of patches of 16; planned are 7 rows")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: plan_architecture("GPT-2"), "architecture: 'GPT-2' is not known; it is one of DiT-S/2"),
-        (lambda: plan_architecture("DiT-XL/2", height=100), "height: 100 came, expected a multiple of 16 pixels"),
+        (lambda: plan_architecture("DiT-XL/2", height=0), "height: 0 came, an integer of 1 or more was expected"),
         (lambda: plan_architecture("DiT-XL/2", precision="fp4"), "precision: 'fp4' came, expected one of fp32"),
         (lambda: plan_architecture("DiT-XL/2", steps=0), "steps: 0 came"),
         (lambda: device_of("B300"), "device: 'B300' is not known; give one of A100-80GB"),
@@ -115,5 +121,11 @@ def test_the_command_prints_a_table_or_json(tiny_bundle: Path, capsys: pytest.Ca
     document = json.loads(capsys.readouterr().out)
     assert document["components"][0]["name"] == "denoiser"
     assert document["seconds"] > 0
+    assert run(["plan", "Wan2.2-A14B", "--memory", "24", "--window", "4096", "--steps", "8", "--frames", "80"]) == 0
+    shown = capsys.readouterr().out
+    assert "frames: 80 is not 4·k + 1, which this model takes; the nearest are 77 or 81, planned are 81" in shown
+    assert "attention to all patches instead: " in shown
+    assert "the usual 40 steps instead: " in shown
+    assert "24 GB each, weights sharded: 4 GPUs; with the tokens split among them too: 3 GPUs" in shown
     assert run(["plan", "nowhere"]) == 2
     assert "is no bundle and no published model" in capsys.readouterr().err
