@@ -8,12 +8,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dit_deploy.bundle import Axis, Latents, Manifest
+from dit_deploy.bundle import Axis, Component, Latents, Manifest
 from dit_deploy.errors import InputError
 from dit_deploy.sampling import NoiseSource
 from dit_deploy.text import one_line
 
-__all__ = ["check_limits", "check_sizes", "first_noise", "latents_shape", "nearest", "read_seed", "shown"]
+__all__ = [
+    "check_limits",
+    "check_sizes",
+    "draw_noise",
+    "first_noise",
+    "latents_shape",
+    "nearest",
+    "patch_grid",
+    "read_frame_rate",
+    "read_seed",
+    "shown",
+]
 
 Floats = NDArray[np.float32]
 
@@ -67,11 +78,48 @@ def check_limits(manifest: Manifest, height: int | None, width: int | None) -> N
             raise InputError(f"{name}: {size} came, expected at least {axis.minimum * patch} pixels for this model")
 
 
-def latents_shape(latents: Latents, batch: int, height: int | None, width: int | None) -> tuple[int, int, int, int]:
-    """Return the latents' shape for checked sizes in pixels, where ``None`` is the training size."""
+def latents_shape(
+    latents: Latents, batch: int, height: int | None, width: int | None, frames: int | None = None
+) -> tuple[int, ...]:
+    """Return the latents' shape for checked sizes in pixels, where ``None`` is the training size.
+
+    ``frames`` is the number of latent frames, for a video.
+    """
     rows = latents.height if height is None else int(height) // latents.spatial_compression
     columns = latents.width if width is None else int(width) // latents.spatial_compression
-    return batch, latents.channels, rows, columns
+    return (batch, latents.channels, *(() if frames is None else (frames,)), rows, columns)
+
+
+def patch_grid(denoiser: Component, shape: tuple[int, ...]) -> dict[str, int]:
+    """Return the free sizes of latents of ``shape``, without the batch: how many patches they are along each axis.
+
+    Raises:
+        InputError: the denoiser takes no such latents.
+    """
+    grid = {}
+    for axis, size in zip(denoiser.input("latents").axes[2:], shape[2:], strict=True):
+        assert isinstance(axis, Axis)  # the manifest was held against this
+        free = axis.free(size)
+        if free is None:
+            raise InputError(f"latents: {axis.name} of {list(shape)} came, which the denoiser does not take")
+        grid[axis.name] = free
+    return grid
+
+
+def read_frame_rate(manifest: Manifest, frame_rate: object) -> float | None:
+    """Return pictures a second of a video, the usual number for ``None``; ``None`` for a bundle of pictures.
+
+    Raises:
+        InputError: it is no positive number, or the bundle draws pictures.
+    """
+    if frame_rate is None:
+        return manifest.latents.frame_rate
+    if manifest.latents.frames is None:
+        raise InputError(f"frame_rate: {shown(frame_rate)} came, but this bundle draws pictures; leave it out")
+    number = isinstance(frame_rate, (int, float, np.number)) and not isinstance(frame_rate, bool)
+    if not number or not 0 < frame_rate < 1000:  # type: ignore[operator]
+        raise InputError(f"frame_rate: {shown(frame_rate)} came, expected pictures a second, above 0 and below 1000")
+    return float(frame_rate)  # type: ignore[arg-type]
 
 
 def read_seed(seed: object, batch: int) -> tuple[NoiseSource, int | list[int]]:
@@ -93,14 +141,22 @@ def read_seed(seed: object, batch: int) -> tuple[NoiseSource, int | list[int]]:
     return source, [int(one) for one in seed]
 
 
-def first_noise(noise: object, shape: tuple[int, ...], source: NoiseSource) -> Floats:
+def draw_noise(source: NoiseSource, shape: tuple[int, ...], latents: Latents) -> Floats:
+    """Return the next draw of ``source`` for latents of ``shape``, in the order in which the model's are drawn."""
+    if len(shape) == 5 and latents.noise_axes == "frames_channels":
+        batch, channels, frames, *plane = shape
+        return np.ascontiguousarray(np.swapaxes(source.draw((batch, frames, channels, *plane)), 1, 2))
+    return source.draw(shape)
+
+
+def first_noise(noise: object, shape: tuple[int, ...], source: NoiseSource, latents: Latents) -> Floats:
     """Return the noise that the caller gave, or the next draw of ``source`` for ``None``.
 
     Raises:
         InputError: it is no float32 array of ``shape``, or not finite.
     """
     if noise is None:
-        return source.draw(shape)
+        return draw_noise(source, shape, latents)
     if not isinstance(noise, np.ndarray) or noise.dtype != np.float32 or noise.shape != shape:
         came = f"{noise.dtype}{list(noise.shape)}" if isinstance(noise, np.ndarray) else type(noise).__name__
         raise InputError(f"noise: {came} came, expected a float32 array of the latents' shape {list(shape)}")

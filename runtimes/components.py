@@ -56,6 +56,11 @@ class Components:
                 self._pools[name] = BindingPool(self._runners.get(name) or self._load(name))
             return self._pools[name]
 
+    def release(self, name: str) -> None:
+        """Forget what :meth:`pool` loaded for ``name``; its memory is free once no run uses it."""
+        with self._locks[name]:
+            self._pools.pop(name, None)
+
     def solver(self) -> BindingPool | None:
         """Return the bindings of the solver graph, or ``None`` where there is none: the plain graphs have none."""
         with self._solver_lock:

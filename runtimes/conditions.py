@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +51,10 @@ class Conditions:
     def same_shapes(self) -> bool:
         """Whether both halves fit into one call of the denoiser."""
         return all(array.shape == self.conditional[name].shape for name, array in self.unconditional.items())
+
+    def joined(self, more: Mapping[str, Array]) -> Conditions:
+        """Return these conditions and ``more``, which both halves have alike; what is here already stays."""
+        return replace(self, conditional={**more, **self.conditional})
 
     def sizes(self, denoiser: Component, *, conditional: bool) -> dict[str, int]:
         """Return the free sizes that one half fixes, without the batch."""
@@ -114,6 +118,8 @@ def read_conditions(
     given_unconditional: Mapping[str, object] | None = None,
     guided: bool = True,
     skip_layers: Sequence[int] = (),
+    frame_rate: float | None = None,
+    later: Collection[str] = (),
 ) -> Conditions:
     """Return the conditions of a run, checked against the denoiser's declaration.
 
@@ -124,6 +130,8 @@ def read_conditions(
         given, given_unconditional: tensors by name, instead of what labels and prompts make.
         guided: whether the unguided half is needed at all.
         skip_layers: the denoiser's blocks that skip-layer guidance leaves out.
+        frame_rate: what a denoiser that knows of it is fed.
+        later: conditions that are not missed: :meth:`Conditions.joined` brings them.
 
     Raises:
         InputError: one is missing, unknown, of another type or shape, or out of the declared range.
@@ -152,7 +160,9 @@ def read_conditions(
         conditional.setdefault(skip, np.zeros((batch, _blocks(specs[skip])), np.int64))
     if skip_layers:
         skipping = _skipping(specs[skip] if skip else None, skip_layers, batch)
-    if missing := [name for name in specs if name not in conditional]:
+    if "frame_rate" in specs and frame_rate is not None:
+        conditional.setdefault("frame_rate", np.full(batch, frame_rate, specs["frame_rate"].dtype))
+    if missing := [name for name in specs if name not in conditional and name not in later]:
         how = "; give a prompt" if manifest.prompts is not None and missing[0] not in ("class_labels",) else ""
         raise InputError(f"{missing[0]}: this bundle needs it, and none came{how}")
     for name, value in manifest.guidance.unconditional.items():

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dit_deploy.errors import InputError
+from dit_deploy.runtimes.arguments import patch_grid
 from dit_deploy.runtimes.conditions import Conditions
 from dit_deploy.runtimes.device import Buffer, Device, DeviceBinding, DeviceRunner
 from dit_deploy.runtimes.finite import check_finite
@@ -73,8 +74,7 @@ class DeviceSteps:
         conditions: every input of the denoiser but ``latents`` and ``timestep``.
         guidance: scale, channels and interval.
         table: the sampler.
-        start: the first sample, [batch, channels, height, width].
-        patch_size: latent pixels on a side of one token.
+        start: the first sample, [batch, channels, [frames,] height, width].
         timestep_scale: what the table's timesteps are multiplied by, to be in the unit that the denoiser takes.
     """
 
@@ -86,7 +86,6 @@ class DeviceSteps:
         guidance: Guidance,
         table: SolverTable,
         start: Floats,
-        patch_size: int,
         timestep_scale: float = 1.0,
     ) -> None:
         device = device_of(denoiser)
@@ -95,7 +94,7 @@ class DeviceSteps:
         self._pools = {"denoiser": denoiser, "solver": solver}
         self._rows = solver_rows(table, guidance, timestep_scale)
         self._batch, shape = len(start), start.shape
-        self._grid = {"patch_height": shape[2] // patch_size, "patch_width": shape[3] // patch_size}
+        self._grid = patch_grid(denoiser.runner.component, shape)
         self._sizes = conditions.sizes(denoiser.runner.component, conditional=True)
         self._conditions = {
             name: (array, conditions.unconditional.get(name, array)) for name, array in conditions.conditional.items()

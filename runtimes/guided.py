@@ -6,19 +6,46 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dit_deploy.runtimes.arguments import patch_grid
 from dit_deploy.runtimes.conditions import Conditions
 from dit_deploy.runtimes.runner import Binding, BindingPool
-from dit_deploy.sampling import Guidance, SolverState
+from dit_deploy.sampling import Guidance, SolverTable
 
-__all__ = ["GuidedDenoiser"]
+__all__ = ["Denoiser", "GuidedDenoiser", "Sampled"]
 
 Array = NDArray[Any]
 Copy = Literal["conditional", "unconditional", "skipping"]
+
+
+class Sampled(Protocol):
+    """What a denoiser is given of the sample: :class:`~dit_deploy.sampling.SolverState`, or a window of one."""
+
+    @property
+    def table(self) -> SolverTable:
+        """The sampler's."""
+
+    def model_input(self, row: int, out: Array) -> Array:
+        """Write what the denoiser is fed in ``row`` to ``out``."""
+
+
+class Denoiser(Protocol):
+    """What the loop evaluates row by row."""
+
+    @property
+    def seconds(self) -> float:
+        """Spent in the network."""
+
+    def __enter__(self) -> Denoiser: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def __call__(self, state: Sampled, row: int) -> tuple[Array, Array | None]:
+        """Return ``prediction`` and ``variance`` (``None`` where nothing is learned), valid until the next call."""
 
 
 class GuidedDenoiser:
@@ -33,8 +60,7 @@ class GuidedDenoiser:
         conditions: every input but ``latents`` and ``timestep``, for both halves. Where these have other sizes (texts
             of different lengths), the halves are two calls.
         guidance: scale, channels, interval, rescaling, and skip-layer guidance.
-        shape: of the latents, [batch, channels, height, width].
-        patch_size: latent pixels on a side of one token.
+        shape: of the latents, [batch, channels, [frames,] height, width].
         timestep_scale: what the table's timesteps are multiplied by, to be in the unit that the denoiser takes.
     """
 
@@ -44,7 +70,6 @@ class GuidedDenoiser:
         conditions: Conditions,
         guidance: Guidance,
         shape: tuple[int, ...],
-        patch_size: int,
         timestep_scale: float = 1.0,
     ) -> None:
         self._pool = pool
@@ -52,8 +77,8 @@ class GuidedDenoiser:
         self._shape = shape
         self._timestep_scale = timestep_scale
         self._batched = guidance.batched and conditions.same_shapes
-        grid = {"patch_height": shape[2] // patch_size, "patch_width": shape[3] // patch_size}
         component = pool.runner.component
+        grid = patch_grid(component, shape)
         others: dict[Copy, Mapping[str, Array]] = {
             "conditional": {},
             "unconditional": conditions.unconditional,
@@ -79,7 +104,7 @@ class GuidedDenoiser:
         self._bindings.clear()
         self._stack.close()
 
-    def __call__(self, state: SolverState, row: int) -> tuple[Array, Array | None]:
+    def __call__(self, state: Sampled, row: int) -> tuple[Array, Array | None]:
         """Return ``prediction`` and ``variance`` (``None`` where nothing is learned), valid until the next call."""
         step = int(state.table.step[row])
         if not self._guidance.active(step, state.table.num_steps):
@@ -110,7 +135,7 @@ class GuidedDenoiser:
         # The unguided parts, variance included, are the conditional ones, as in the original's forward_with_cfg.
         return prediction, conditional.get("variance")
 
-    def _run(self, state: SolverState, row: int, *names: Copy) -> Mapping[str, Array]:
+    def _run(self, state: Sampled, row: int, *names: Copy) -> Mapping[str, Array]:
         """Evaluate the denoiser once on a copy of the sample for each of ``names``, with its conditions."""
         batch, copies = self._shape[0], len(names)
         sizes = {**self._copies[names[0]].sizes, "batch": batch * copies}

@@ -6,6 +6,7 @@ bundle's manifest, the sampler from a table.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,17 +18,30 @@ from PIL import Image
 
 from dit_deploy.bundle import Bundle
 from dit_deploy.errors import Cancelled, InputError
-from dit_deploy.runtimes.arguments import check_limits, check_sizes, first_noise, latents_shape, read_seed, shown
-from dit_deploy.runtimes.autoencoder import decode, encode, tile_of
+from dit_deploy.runtimes.arguments import (
+    check_limits,
+    check_sizes,
+    draw_noise,
+    first_noise,
+    latents_shape,
+    patch_grid,
+    read_frame_rate,
+    read_seed,
+    shown,
+)
+from dit_deploy.runtimes.autoencoder import Compression, decode, decoder_inputs, encode, pieces_of
 from dit_deploy.runtimes.components import Components, choose_engine
-from dit_deploy.runtimes.conditions import Conditions, read_conditions, read_texts
-from dit_deploy.runtimes.device_loop import device_of
+from dit_deploy.runtimes.conditions import read_conditions, read_texts
+from dit_deploy.runtimes.frames import check_frames, is_video, latent_frames, pixel_frames
+from dit_deploy.runtimes.image_conditions import ImageConditioner, read_pictures
 from dit_deploy.runtimes.images import ImageInput, read_images, to_pil
-from dit_deploy.runtimes.plan import Plan, plan_steps
-from dit_deploy.runtimes.progress import progress_bar
+from dit_deploy.runtimes.plan import plan_steps
+from dit_deploy.runtimes.progress import Progress, shown_progress
 from dit_deploy.runtimes.prompts import PromptReader
+from dit_deploy.runtimes.run import Run, open_steps
 from dit_deploy.runtimes.runner import BindingPool, Runner
-from dit_deploy.runtimes.steps import open_steps
+from dit_deploy.runtimes.video import VideoInput, read_video
+from dit_deploy.runtimes.windows import read_windows
 from dit_deploy.sampling import Guidance, NoiseSource, SkipLayerGuidance
 
 __all__ = ["Callback", "Output", "Pipeline"]
@@ -43,20 +57,26 @@ class Output:
     """What a run gives.
 
     Attributes:
-        images: PIL images, or an array [batch, height, width, 3] in 0 … 1; empty for ``output_type="latent"``.
-        latents: float32 [batch, channels, height, width], before decoding.
+        images: PIL images, or an array [batch, height, width, 3] in 0 … 1; empty for ``output_type="latent"``, and of a
+            bundle of videos.
+        latents: float32 [batch, channels, [frames,] height, width], before decoding.
         seed: what ``seed`` was, or the random seed that was drawn where none was given.
         seconds: wall time of ``vae_encoder``, ``denoiser``, ``vae_decoder`` and ``total``.
+        frames: of a bundle of videos, a list of PIL images for each, or an array [batch, frames, height, width, 3] in
+            0 … 1.
+        frame_rate: pictures a second that the videos are to be played at.
     """
 
     images: list[Image.Image] | Floats
     latents: Floats
     seed: int | list[int]
     seconds: dict[str, float] = field(default_factory=dict)
+    frames: list[list[Image.Image]] | Floats = field(default_factory=list)
+    frame_rate: float | None = None
 
 
 class Pipeline:
-    """Draws pictures from a bundle. One pipeline may be called from several threads at once.
+    """Draws pictures or videos from a bundle. One pipeline may be called from several threads at once.
 
     The denoiser is loaded at once, so that errors come early; the VAE's halves when they are first used. The files
     of a component are held against the manifest's SHA-256 before a backend opens them.
@@ -68,6 +88,8 @@ class Pipeline:
             name of what runs, and :attr:`engine_reason` says in one line why.
         threads: threads within an operator; ``None`` is one a core.
         runners: components to run instead of the bundle's own, by name (a reference, a test).
+        low_memory: load a component when it is used and forget it after, so that one of them is in memory at a time; of
+            two denoisers too. The next run loads them again.
 
     Raises:
         InputError: there is no such engine, or it does not fit this machine.
@@ -82,13 +104,16 @@ class Pipeline:
         *,
         threads: int | None = None,
         runners: Mapping[str, Runner] | None = None,
+        low_memory: bool = False,
     ) -> None:
         self.bundle = bundle
         choice = choose_engine(bundle, engine)
         self.engine = choice.name
         self.engine_reason = choice.reason
         self._components = Components(bundle, threads, runners or {}, choice.engine)
-        self._components.pool("denoiser")
+        self._low_memory = low_memory
+        if not low_memory:
+            self._components.pool("denoiser")
         self._prompts: PromptReader | None = None
         latents = bundle.manifest.latents
         self.pixel_multiple = latents.patch_size * latents.spatial_compression
@@ -104,6 +129,7 @@ class Pipeline:
         unconditional: Mapping[str, NDArray[Any]] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_scale_2: float | None = None,
         true_cfg_scale: float = 1.0,
         guidance_channels: int | Literal["model"] | None = "model",
         guidance_interval: tuple[float, float] = (0.0, 1.0),
@@ -114,19 +140,27 @@ class Pipeline:
         skip_layer_guidance_start: float = 0.01,
         skip_layer_guidance_stop: float = 0.2,
         seed: int | Sequence[int] | None = None,
+        num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
+        frame_rate: float | None = None,
         scheduler: str | Mapping[str, Any] | None = None,
         eta: float = 0.0,
         noise: NDArray[np.floating] | None = None,
         image: ImageInput | None = None,
+        last_image: ImageInput | None = None,
+        video: VideoInput | None = None,
         strength: float | None = None,
-        vae_tile: int | None = None,
+        window_frames: int | None = None,
+        window_overlap: int | None = None,
+        vae_tile: int | Literal["model"] | None = None,
+        decode_timestep: float | None = None,
+        decode_noise_scale: float | None = None,
         output_type: Literal["pil", "numpy", "latent"] = "pil",
         callback: Callback | None = None,
-        progress: bool = False,
+        progress: bool | Progress = False,
     ) -> Output:
-        """Draw one picture a class label, or ``num_images_per_prompt`` a prompt.
+        """Draw one picture or video a class label, or ``num_images_per_prompt`` a prompt.
 
         Args:
             class_labels: class indices; the null class draws without a class.
@@ -139,6 +173,7 @@ class Pipeline:
             num_inference_steps: denoising steps, at least 1; the manifest's usual number by default.
             guidance_scale: the family's main knob; the manifest's by default. Classifier-free guidance (Ho & Salimans
                 2022), on above 1; what the denoiser is fed where the guidance is embedded in it.
+            guidance_scale_2: of the second of two denoisers (Wan 2.2); that of the first by default.
             true_cfg_scale: classifier-free guidance of a denoiser that has its guidance embedded, or none
                 (FLUX.1 schnell, where ``guidance_scale`` has no effect); on above 1.
             guidance_channels: how many leading latent channels are guided; ``None``: all; ``"model"``: its own.
@@ -150,17 +185,26 @@ class Pipeline:
             skip_layer_guidance_scale, skip_layer_guidance_start, skip_layer_guidance_stop: how strongly, and between
                 which fractions of the steps, both ends left out.
             seed: one integer (picture i goes on with the generator's stream) or one a picture; random by default.
+            num_frames: pictures of a video; the usual number by default. 1 draws a picture where the model can.
             height, width: pixels, multiples of :attr:`pixel_multiple`; the training size by default.
+            frame_rate: pictures a second of a video; some models are fed it (LTX-Video).
             scheduler: a diffusers scheduler's name or config; the bundle's own by default.
             eta: DDIM's stochasticity, 0 … 1.
             noise: float32 of the latents' shape, instead of the seed's first draw.
-            image: one picture, or one for each label, to start from.
-            strength: 0 … 1, how much of ``image`` is redrawn; 0.8 by default.
+            image: one picture, or one for each label: to start from; of a bundle that makes videos of pictures, what
+                the video begins with.
+            last_image: what such a video ends with, where the model takes one.
+            video: a video to start from: a file, a list of pictures, or an array [frames, height, width, 3].
+            strength: 0 … 1, how much of ``image`` or ``video`` is redrawn; 0.8 by default.
+            window_frames, window_overlap: pictures that the denoiser sees at a time of a longer video, and how many of
+                them neighbouring windows share; their predictions are averaged at each step.
             vae_tile: pixels on a side of the pieces in which larger pictures go through the VAE, blended where they
-                overlap, as diffusers does it; its memory is then that of one piece. A multiple of four latent pixels.
-            output_type: ``"pil"``, ``"numpy"`` ([batch, height, width, 3] in 0 … 1) or ``"latent"``.
+                overlap, as diffusers does it; its memory is then that of one piece. A multiple of four latent pixels,
+                or ``"model"`` for the pieces that diffusers has for this model, which may be cut in time too.
+            decode_timestep, decode_noise_scale: 0 … 1, for a VAE decoder that removes noise itself (LTX-Video 0.9.1).
+            output_type: ``"pil"``, ``"numpy"`` ([batch, [frames,] height, width, 3] in 0 … 1) or ``"latent"``.
             callback: called after each step; returning ``False`` cancels.
-            progress: show a progress bar.
+            progress: show a progress bar; or a function to call after each step, and each piece through the VAE.
 
         Raises:
             InputError: an argument is out of range, of the wrong type or shape.
@@ -176,7 +220,8 @@ class Pipeline:
             raise InputError('this bundle has no VAE decoder; ask for output_type="latent", or export with a VAE')
         check_sizes(self.pixel_multiple, height=height, width=width)
         check_limits(manifest, height, width)
-        tile = tile_of(vae_tile, manifest.latents.spatial_compression)
+        frames = latent_frames(manifest, num_frames)
+        pieces = pieces_of(vae_tile, manifest)
         guidance = self._guidance(
             guidance_scale, true_cfg_scale, guidance_channels, guidance_interval, guidance_rescale, guidance_batched
         )
@@ -194,9 +239,12 @@ class Pipeline:
                 skip_layer_guidance_stop,
             )
             guidance = replace(guidance, skip=skip)
+        second_guidance = self._second_guidance(guidance_scale_2, guidance)
         texts = read_texts(manifest, prompt, negative_prompt, num_images_per_prompt)
         if texts is not None and self._prompts is None:
             self._prompts = PromptReader(self.bundle, self.pool)
+        conditioner = None if manifest.image_conditions is None else ImageConditioner(manifest, self.pool)
+        rate = read_frame_rate(manifest, frame_rate)
         read = read_conditions(
             manifest,
             class_labels=class_labels,
@@ -207,68 +255,154 @@ class Pipeline:
             given_unconditional=unconditional,
             guided=guidance.scale > 1.0,
             skip_layers=guidance.skip.layers if guidance.skip is not None else (),
+            frame_rate=rate,
+            later=() if conditioner is None else conditioner.names,
         )
         if texts is not None and texts.negatives is None and not unconditional:
-            guidance = replace(guidance, scale=1.0)  # such a family guides towards a negative prompt only
+            # such a family guides towards a negative prompt only
+            guidance = replace(guidance, scale=1.0)
+            second_guidance = second_guidance and replace(second_guidance, scale=1.0)
+        if texts is not None and manifest.prompts is not None:
+            self._done(*(encoder.component for encoder in manifest.prompts.encoders), manifest.prompts.join)
         batch = read.batch
-        start_image = None if image is None else self._read_images(image, batch, height, width)
-        if start_image is not None:
-            height, width = start_image.shape[2:]
+        start = self._read_start(image if conditioner is None else None, video, batch, num_frames, height, width)
+        if start is not None:
+            height, width = start.shape[-2:]
             check_limits(manifest, height, width)
-        shape = latents_shape(manifest.latents, batch, height, width)
+            if video is not None:
+                frames = check_frames(manifest, start.shape[2], "video")
+        shape = latents_shape(manifest.latents, batch, height, width, frames)
+        rows, columns = (side * manifest.latents.spatial_compression for side in shape[-2:])
+        pictures = read_pictures(
+            manifest,
+            image,
+            last_image,
+            batch=batch,
+            height=rows,
+            width=columns,
+            multiple=self.pixel_multiple,
+        )
+        windows = read_windows(manifest, frames, window_frames, window_overlap)
+        seen = shape if windows is None else (*shape[:2], windows[0].stop, *shape[3:])
         plan = plan_steps(
             self.bundle,
             num_inference_steps=num_inference_steps,
             scheduler=scheduler,
             eta=eta,
-            from_image=image is not None,
+            from_image=start is not None,
             strength=strength,
-            tokens=shape[2] * shape[3] // manifest.latents.patch_size**2,
+            tokens=math.prod(patch_grid(manifest.components["denoiser"], seen).values()),
         )
         source, seeds = read_seed(seed, batch)
         seconds = dict.fromkeys(manifest.components, 0.0)
+        compression = Compression.of(manifest)
 
-        table = plan.table
-        if start_image is not None:
-            clean, seconds["vae_encoder"] = encode(self.pool("vae_encoder"), start_image, shape, source, tile)
-            signal, deviation = table.start
-            start = np.float32(signal) * clean + np.float32(deviation) * first_noise(noise, shape, source)
+        clean: Floats | None = None
+        if start is not None:
+            clean, seconds["vae_encoder"] = encode(self.pool("vae_encoder"), start, shape, source, pieces, compression)
+            self._done("vae_encoder")
+        if conditioner is not None:
+            count = pixel_frames(manifest, shape[2])
+            made = conditioner(pictures, batch, count, rows, columns, source)
+            read = read.joined(made)
+            seconds[conditioner.component] = conditioner.seconds
+            self._done(*conditioner.components)
+        first = first_noise(noise, shape, source, manifest.latents)
+        if clean is None:
+            sample = np.float32(plan.table.initial_noise_scale) * first
         else:
-            start = np.float32(table.initial_noise_scale) * first_noise(noise, shape, source)
-        with progress_bar(progress, table.num_steps) as advance_bar:
-            latents, seconds["denoiser"] = self._sample(start, plan, read, guidance, source, callback, advance_bar)
-
-        images: list[Image.Image] | Floats = []
-        if output_type != "latent":
-            decoded, seconds["vae_decoder"] = decode(
-                self.pool("vae_decoder"), latents, manifest.latents.spatial_compression, tile
-            )
-            images = to_pil(decoded) if output_type == "pil" else decoded
+            signal, deviation = plan.table.start
+            sample = np.float32(signal) * clean + np.float32(deviation) * first
+        with shown_progress(progress) as tell:
+            run = Run(plan, read, guidance, second_guidance, windows)
+            latents, seconds["denoiser"] = self._sample(sample, run, source, callback, tell)
+            self._done("denoiser", None if manifest.experts is None else manifest.experts.component)
+            if conditioner is not None:
+                conditioner.keep(latents, read.conditional)
+            output = Output([], latents, seeds, seconds, frame_rate=rate)
+            if output_type != "latent":
+                decoder = self.pool("vae_decoder")
+                inputs = decoder_inputs(decoder.runner.component, shape, source, decode_timestep, decode_noise_scale)
+                decoded, seconds["vae_decoder"] = decode(
+                    decoder,
+                    latents,
+                    compression,
+                    pieces,
+                    lambda done, total: tell("decoding", done, total),
+                    inputs,
+                )
+                self._done("vae_decoder")
+                output = _with_pictures(output, decoded, pil=output_type == "pil")
         seconds["total"] = time.perf_counter() - started
-        return Output(images=images, latents=latents, seed=seeds, seconds=seconds)
+        return output
 
     def pool(self, component: str) -> BindingPool:
         """Return the bindings of a component; :class:`BundleError` where the bundle has none of that name."""
         return self._components.pool(component)
 
     def encode(self, images: Floats, batch: int, source: NoiseSource) -> Floats:
-        """Return latents [batch, …] drawn from the posterior of ``images`` [batch or 1, channels, height, width].
+        """Return latents [batch, …] drawn from the posterior of pictures or videos.
+
+        ``images`` is [batch or 1, channels, [frames,] height, width] in 0 … 1.
 
         ``source`` gives one draw where the encoder has a deviation, none where it does not.
         """
-        shape = latents_shape(self.bundle.manifest.latents, batch, *images.shape[2:])
+        latents = self.bundle.manifest.latents
+        frames = check_frames(self.bundle.manifest, images.shape[2], "video") if images.ndim == 5 else None
+        height, width = images.shape[-2:]
+        shape = latents_shape(latents, batch, height, width, frames)
         return encode(self.pool("vae_encoder"), images, shape, source)[0]
 
-    def _read_images(self, image: ImageInput, batch: int, height: int | None, width: int | None) -> Floats:
-        """Return the pictures to start from, [batch or 1, channels, height, width] in 0 … 1."""
+    def _read_start(
+        self,
+        image: ImageInput | None,
+        video: VideoInput | None,
+        batch: int,
+        num_frames: int | None,
+        height: int | None,
+        width: int | None,
+    ) -> Floats | None:
+        """Return what a run starts from, [batch or 1, channels, [frames,] height, width] in 0 … 1; ``None``: noise."""
+        if image is None and video is None:
+            return None
+        manifest = self.bundle.manifest
+        name = "image" if video is None else "video"
+        if image is not None and video is not None:
+            raise InputError("image and video: both came; give the one to start from")
+        if is_video(manifest) != (video is not None):
+            hint = "give video=" if video is None else "give image="
+            raise InputError(f"{name}: this bundle {'makes videos' if video is None else 'draws pictures'}; {hint}")
         if "vae_encoder" not in self._components:
-            raise InputError("image: this bundle has no VAE encoder; export with a VAE")
+            raise InputError(f"{name}: this bundle has no VAE encoder; export with a VAE")
         channels = self.bundle.component("vae_encoder").input("images").axes[1]
         assert isinstance(channels, int)
+        if video is not None:
+            return read_video(
+                video, multiple=self.pixel_multiple, channels=channels, frames=num_frames, height=height, width=width
+            )
+        assert image is not None
         pictures = read_images(image, multiple=self.pixel_multiple, channels=channels, height=height, width=width)
         if len(pictures) not in (1, batch):
             raise InputError(f"image: {len(pictures)} pictures came, 1 or {batch} expected, as there are labels")
         return pictures
+
+    def _done(self, *components: str | None) -> None:
+        """Forget components that this run needs no more, where memory is short."""
+        if self._low_memory:
+            for name in filter(None, components):
+                self._components.release(name)
+
+    def _second_guidance(self, scale: float | None, first: Guidance) -> Guidance | None:
+        """Return the guidance of the second of two denoisers; ``None`` where there is one."""
+        experts = self.bundle.manifest.experts
+        if experts is None:
+            if scale is not None:
+                raise InputError("guidance_scale_2: this bundle has one denoiser; use guidance_scale")
+            return None
+        wanted = experts.default_scale if scale is None else scale
+        if wanted is None or first.scale <= 1.0:
+            return first
+        return replace(first, scale=wanted + self.bundle.manifest.guidance.scale_offset)
 
     def _guidance(
         self,
@@ -297,33 +431,31 @@ class Pipeline:
         return replace(guidance, scale=guidance.scale + own.scale_offset)
 
     def _sample(
-        self,
-        start: Floats,
-        plan: Plan,
-        conditions: Conditions,
-        guidance: Guidance,
-        source: NoiseSource,
-        callback: Callback | None,
-        advance_bar: Callable[[], None],
+        self, start: Floats, run: Run, source: NoiseSource, callback: Callback | None, tell: Progress
     ) -> tuple[Floats, float]:
         """Run the sampling loop from ``start``; return the latents and the seconds spent in the denoiser."""
-        table, noise = plan.table, None
-        denoiser = self.pool("denoiser")
-        solver = None if device_of(denoiser) is None else self._components.solver()
-        with open_steps(denoiser, solver, self.bundle.manifest, plan, conditions, guidance, start) as steps:
+        table, noise, latents = run.plan.table, None, self.bundle.manifest.latents
+        with open_steps(self._components, self.bundle.manifest, run, start, alone=self._low_memory) as steps:
             for row in range(len(table)):
                 steps.predict(row)
                 for _ in range(table.noise_draws[row]):
-                    noise = source.draw(start.shape)
+                    noise = draw_noise(source, start.shape, latents)
                 steps.advance(row, noise)
                 step = int(table.step[row])
                 if row + 1 < len(table) and table.step[row + 1] == step:
                     continue
                 steps.check(f" after step {step + 1} of {table.num_steps}")
-                advance_bar()
+                tell("denoising", step + 1, table.num_steps)
                 if callback is not None:
                     view = steps.latents().view()
                     view.flags.writeable = False
                     if callback(step, table.num_steps, view) is False:
                         raise Cancelled(f"the callback cancelled after step {step + 1} of {table.num_steps}")
             return steps.latents().copy(), steps.seconds
+
+
+def _with_pictures(output: Output, decoded: Floats, *, pil: bool) -> Output:
+    """Return ``output`` with pictures [batch, height, width, channels], or videos with frames before the height."""
+    if decoded.ndim == 4:
+        return replace(output, images=to_pil(decoded) if pil else decoded)
+    return replace(output, frames=[to_pil(video) for video in decoded] if pil else decoded)

@@ -21,10 +21,11 @@ _SHIFT_DEFAULTS = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_s
 
 @dataclass(frozen=True)
 class Plan:
-    """The sampler's table, and what its timesteps are multiplied by for the denoiser."""
+    """The sampler's table, what its timesteps are multiplied by for the denoiser, and how many it was trained at."""
 
     table: SolverTable
     timestep_scale: float
+    num_train_timesteps: int = 1000
 
 
 def plan_steps(
@@ -55,7 +56,9 @@ def plan_steps(
             round_up=manifest.scheduler.strength == "rounded_up",
         )
     elif strength is not None:
-        raise InputError(f"strength: {strength} came without an image; give image= too, or leave strength out")
+        raise InputError(
+            f"strength: {strength} came without a picture to start from; give one too, or leave strength out"
+        )
     takes = SCHEDULERS[config["_class_name"]].takes
     handed = schedule_arguments(config, manifest.scheduler, steps, tokens)
     table = solver_table(
@@ -69,7 +72,7 @@ def plan_steps(
         )
     if table.needs_variance and not manifest.prediction.learned_range_variance:
         raise InputError("scheduler: variance_type learned_range needs a model that learns one; use fixed_small")
-    return Plan(table, timestep_scale(config, manifest.prediction))
+    return Plan(table, timestep_scale(config, manifest.prediction), _trained_timesteps(config))
 
 
 def schedule_arguments(
@@ -85,9 +88,18 @@ def schedule_arguments(
     handed: dict[str, Any] = {}
     if config.get("use_dynamic_shifting"):
         handed["mu"] = _shift(config, tokens)
-    if scheduler.sigmas == "linspace":
-        handed["sigmas"] = np.linspace(1.0, 1.0 / num_inference_steps, num_inference_steps).tolist()
+    if (sigmas := _own_sigmas(scheduler.sigmas, num_inference_steps)) is not None:
+        handed["sigmas"] = sigmas
     return handed
+
+
+def _own_sigmas(kind: str, steps: int) -> list[float] | None:
+    """Return the noise levels that a pipeline passes to its scheduler, from high to low; ``None``: it passes none."""
+    if kind == "linspace":
+        return np.linspace(1.0, 1.0 / steps, steps).tolist()
+    if kind == "linspace_to_zero":
+        return np.linspace(1.0, 0.0, steps + 1)[:-1].tolist()
+    return None
 
 
 def _shift(config: Mapping[str, Any], tokens: int) -> float:
@@ -114,5 +126,9 @@ def timestep_scale(config: Mapping[str, Any], prediction: Prediction) -> float:
     """
     if prediction.timestep_unit == "training_index":
         return 1.0
+    return 1.0 / _trained_timesteps(config)
+
+
+def _trained_timesteps(config: Mapping[str, Any]) -> int:
     defaults = SCHEDULERS[config["_class_name"]].options
-    return 1.0 / float(config.get("num_train_timesteps", defaults["num_train_timesteps"]))
+    return int(config.get("num_train_timesteps", defaults["num_train_timesteps"]))

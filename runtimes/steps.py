@@ -1,4 +1,4 @@
-"""The steps of one run, wherever they are computed: on the host for every backend, on the device where it can be."""
+"""The steps of one run, and how they are computed on the host, which every backend can."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dit_deploy.bundle import Manifest
-from dit_deploy.runtimes.conditions import Conditions
-from dit_deploy.runtimes.device_loop import DeviceSteps, why_not
 from dit_deploy.runtimes.finite import check_finite
-from dit_deploy.runtimes.guided import GuidedDenoiser
-from dit_deploy.runtimes.plan import Plan
-from dit_deploy.runtimes.runner import BindingPool
-from dit_deploy.sampling import Guidance, SolverState
+from dit_deploy.runtimes.guided import Denoiser
+from dit_deploy.sampling import SolverState
 
-__all__ = ["HostSteps", "Steps", "open_steps"]
+__all__ = ["HostSteps", "Steps"]
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -51,7 +46,7 @@ class Steps(Protocol):
 class HostSteps:
     """The update by numpy, on buffers of the host."""
 
-    def __init__(self, denoiser: GuidedDenoiser, state: SolverState) -> None:
+    def __init__(self, denoiser: Denoiser, state: SolverState) -> None:
         self._denoiser, self._state = denoiser, state
         self._predicted: tuple[Array, Array | None] | None = None
 
@@ -84,36 +79,3 @@ class HostSteps:
     def latents(self) -> Floats:
         """Return the sample itself."""
         return self._state.sample
-
-
-def open_steps(
-    denoiser: BindingPool,
-    solver: BindingPool | None,
-    manifest: Manifest,
-    plan: Plan,
-    conditions: Conditions,
-    guidance: Guidance,
-    start: Floats,
-) -> Steps:
-    """Return the steps of a run that begins with ``start`` [batch, channels, …]: on the device where that is possible.
-
-    Args:
-        solver: bindings of the solver graph, where the engine has one.
-        conditions: every input of the denoiser but ``latents`` and ``timestep``.
-    """
-    patch_size = manifest.latents.patch_size
-    if solver is not None and not why_not(denoiser, solver, guidance, plan.table, conditions):
-        return DeviceSteps(
-            denoiser,
-            solver,
-            conditions,
-            guidance,
-            plan.table,
-            start,
-            patch_size,
-            plan.timestep_scale,
-        )
-    state = SolverState(plan.table, start.shape)
-    state.reset(start)
-    guided = GuidedDenoiser(denoiser, conditions, guidance, state.shape, patch_size, plan.timestep_scale)
-    return HostSteps(guided, state)

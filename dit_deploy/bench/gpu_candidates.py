@@ -150,7 +150,6 @@ def by_onnxruntime(graph: Path, config: dit.DiTConfig, device: str) -> Open:
                 Guidance(_SCALE),
                 table,
                 start,
-                config.patch_size,
             )
             with steps:
                 for row in range(len(table)):

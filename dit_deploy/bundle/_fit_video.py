@@ -75,9 +75,9 @@ def check_image_conditions(record: ImageConditions, components: Mapping[str, Com
                     f"the {maker} makes {name} as {tensor.dtype} {shape_text(tensor)}, the denoiser takes "
                     f"{condition.dtype} {shape_text(condition)}"
                 )
-    for what, name in (("kept", record.kept), ("mask", record.mask)):
-        if name is not None and name not in made:
-            raise ValueError(f"image_conditions.{what} {name} is no output of the {record.component}")
+    for what, output in (("kept", record.kept), ("mask", record.mask)):
+        if output is not None and output not in made:
+            raise ValueError(f"image_conditions.{what} {output} is no output of the {record.component}")
 
 
 def check_experts(experts: Experts, components: Mapping[str, Component]) -> None:

@@ -30,8 +30,8 @@ class ImageConditions(Record):
     ``given`` int64 [batch, frames], 1 where one is, and perhaps ``noise`` float32, drawn from the seed before the
     latents' own, to draw from a posterior with. Its outputs are inputs of the denoiser; a run without pictures has
     zeros there, unless they are ``required``. ``last_image``: a picture may be given for the last frame, not only for
-    the first. ``kept`` and ``mask`` name two outputs: where the mask [batch, 1, frames, height, width] is 1, ``kept`` is
-    what the latents are in the end, shaped like them.
+    the first. ``kept`` and ``mask`` name two outputs: where the mask is 1, [batch, 1, frames, height, width] or what
+    spreads to that, ``kept`` is what the latents are in the end, shaped like them.
     """
 
     component: Name

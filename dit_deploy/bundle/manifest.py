@@ -194,7 +194,7 @@ class Guidance(Record):
     """
 
     kind: Literal["none", "classifier_free", "embedded"] = "none"
-    unconditional: dict[Name, int | float] = {}
+    unconditional: dict[Name, int | float] = Field(default={})
     channels: Positive | None = None
     default_scale: float = 1.0
     scale_offset: float = 0.0
@@ -207,8 +207,9 @@ class Scheduler(Record):
     """The diffusers scheduler config that the model came with, unchanged, and what its pipeline does with it.
 
     ``sigmas``: ``scheduler`` leaves the noise levels to the config, ``linspace`` passes 1 … 1/steps as FLUX's pipeline
-    does, ``linspace_to_zero`` those of steps + 1 levels from 1 to 0 but the last, as HunyuanVideo's. A config with dynamic shifting is shifted by the number of tokens in either case. ``strength``: how steps ·
-    strength of image-to-image becomes a number of steps; pipelines of flow models round it up.
+    does, ``linspace_to_zero`` those of steps + 1 levels from 1 to 0 but the last, as HunyuanVideo's. A config with
+    dynamic shifting is shifted by the number of tokens in any case. ``strength``: how steps · strength of
+    image-to-image becomes a number of steps; pipelines of flow models round it up.
     """
 
     path: str = "scheduler/scheduler_config.json"

@@ -21,7 +21,7 @@ from dit_deploy.exporters.calibration._session import MappedRunner
 from dit_deploy.exporters.calibration.texts import made_by_prompts, read_prompts
 from dit_deploy.parity.prompts import take
 from dit_deploy.runtimes import Binding, BindingPool, Pipeline, Runner
-from dit_deploy.runtimes.autoencoder import decode
+from dit_deploy.runtimes.autoencoder import Compression, decode
 from dit_deploy.runtimes.integrity import check_component
 
 __all__ = ["Kept", "Progress", "Recording", "Settings", "Trajectories", "decode_latents", "plan", "sample_trajectories"]
@@ -211,7 +211,7 @@ def decode_latents(bundle: Bundle, latents: Floats, *, threads: int | None = Non
     component = bundle.component("vae_decoder")
     check_component(bundle, "vae_decoder")
     pool = BindingPool(MappedRunner(bundle.component_path("vae_decoder"), component, threads=threads))
-    compression = bundle.manifest.latents.spatial_compression
+    compression = Compression.of(bundle.manifest)
     images = np.concatenate([decode(pool, latents[i : i + 1], compression)[0] for i in range(len(latents))])
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 

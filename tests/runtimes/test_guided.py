@@ -46,7 +46,7 @@ def test_timesteps_are_fed_in_the_declared_unit(unit: Any, divisor: float) -> No
     scale = timestep_scale(config, Prediction(type="flow_prediction", timestep_unit=unit))
     state, runner = SolverState(table, SHAPE), FakeRunner()
     state.reset(np.zeros(SHAPE, np.float32))
-    with GuidedDenoiser(BindingPool(runner), Conditions({}, {}, 1), Guidance(1.0), SHAPE, 2, scale) as denoiser:
+    with GuidedDenoiser(BindingPool(runner), Conditions({}, {}, 1), Guidance(1.0), SHAPE, scale) as denoiser:
         for row in range(len(table)):
             denoiser(state, row)
     assert runner.seen[0] == 500.0 / divisor
@@ -118,7 +118,7 @@ def test_a_third_call_leaves_blocks_out(batched: bool, halves: list[int]) -> Non
     )
     guidance = Guidance(3.0, batched=batched, skip=SkipLayerGuidance((1,), 0.5, start=0.0, stop=0.6))
     found = []
-    with GuidedDenoiser(BindingPool(runner), conditions, guidance, SHAPE, 2) as denoiser:
+    with GuidedDenoiser(BindingPool(runner), conditions, guidance, SHAPE) as denoiser:
         for row in range(len(table)):
             found.append(float(denoiser(state, row)[0].max()))
     # 7 + 3 · (17 - 7), and where blocks are left out 0.5 · (17 - 15) more
