@@ -53,10 +53,6 @@ def graphs(folder: Path, channels: int, frames: int, sample_size: int) -> tuple[
             f"{folder} has {config['latent_channels']} latent channels, the denoiser {channels}; "
             "they do not belong together"
         )
-    if config["temporal_compression_ratio"] != TEMPORAL:
-        raise SourceError(
-            f"{folder} has temporal_compression_ratio {config['temporal_compression_ratio']}; {_CLASS} decodes 4 only"
-        )
     compression, scale = int(config["spatial_compression_ratio"]), float(config["scaling_factor"])
     typical = {"batch": 2, "latent_frames": frames, "latent_height": sample_size, "latent_width": sample_size}
     latents = _latents("latents", channels)
