@@ -99,8 +99,14 @@ def graphs(folder: Path, config: Mapping[str, Any]) -> list[Graph]:
     ]
 
 
-def tiling(config: Mapping[str, Any]) -> Tiling:
-    """Return the pieces that diffusers cuts by default: 256 pixels on a side, 192 from one to the next."""
+def tiling(config: Mapping[str, Any]) -> Tiling | None:
+    """Return the pieces that diffusers cuts by default: 256 pixels on a side, 192 from one to the next.
+
+    ``None`` for an autoencoder with patches: there diffusers blends patches before it lays out their pixels, and cuts
+    other pieces to encode than to decode.
+    """
+    if (config["patch_size"] or 1) > 1:
+        return None
     side = config["scale_factor_spatial"]
     tile, stride = 256 // side, 192 // side
     return Tiling(tile_height=tile, tile_width=tile, stride_height=stride, stride_width=stride)

@@ -130,11 +130,10 @@ class MaskedDenoiser(Denoiser):
         x = torch.where(image_mask > 0, image_latents, latents)
         given = image_mask[:, 0, :: self.patch[0], :: self.patch[1], :: self.patch[2]].flatten(1) > 0  # [batch, tokens]
         # There are two timesteps, whatever the number of tokens.
-        embedded, modulation = self.embed(torch.cat([timestep, torch.zeros_like(timestep)]))
-        at_timestep, at_zero = embedded[:, None].chunk(2)
-        embedded = torch.where(given[..., None], at_zero, at_timestep)
-        at_timestep, at_zero = modulation[:, None].chunk(2)
-        modulation = torch.where(given[..., None, None], at_zero, at_timestep)
+        embedded, modulation = (
+            torch.where(given.reshape(*given.shape, *(1,) * (one.ndim - 1)), one[:, None], other[:, None])
+            for one, other in zip(self.embed(torch.zeros(1)), self.embed(timestep), strict=True)
+        )  # [batch, tokens, width], [batch, tokens, 6, width]
         return (self.predict(x, embedded, modulation, encoder_hidden_states),)
 
 

@@ -67,7 +67,7 @@ def graph(folder: Path, processor: Path, component: str, *, pictures: int, outpu
         lambda: parts.load(
             lambda: CLIPVision(config, statistics), folder, lambda key: key.removeprefix("vision_model.")
         ),
-        {"batch": 2},
+        {"batch": 4},  # 2 is what it is traced at
         reference=lambda: _Reference(folder, statistics),
     )
     return made, size
