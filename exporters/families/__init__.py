@@ -12,7 +12,10 @@ PIPELINES: dict[str, str] = {
     "QwenImagePipeline": "qwen_image",
     "ZImagePipeline": "z_image",
     "LattePipeline": "latte",
+    "LTXPipeline": "ltx",
+    "LTXImageToVideoPipeline": "ltx",
     "HunyuanVideoPipeline": "hunyuan_video",
     "WanPipeline": "wan",
     "WanImageToVideoPipeline": "wan",
+    "SpacetimeDiTPipeline": "spacetime_dit",
 }
