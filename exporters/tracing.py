@@ -25,7 +25,7 @@ from dit_deploy.bundle.shapes import shape_of
 from dit_deploy.errors import ExportError
 from dit_deploy.exporters.passes.storage import store_weights
 
-__all__ = ["OPSET", "Feeds", "example_inputs", "free_sizes", "trace"]
+__all__ = ["OPSET", "Feeds", "axis_name", "example_inputs", "free_sizes", "trace"]
 
 #: Opset 23 has ``Attention``, which TensorRT and TensorRT-RTX fuse by contract.
 OPSET = 23
@@ -214,7 +214,7 @@ def _check_axes(graph: ir.Graph, component: Component) -> None:
             )
         for value, spec in zip(values, specs, strict=True):
             found = [size if isinstance(size, int) else str(size) for size in value.shape or ()]
-            declared = [axis if isinstance(axis, int) else _axis_name(axis) for axis in spec.axes]
+            declared = [axis if isinstance(axis, int) else axis_name(axis) for axis in spec.axes]
             same = found == declared if kind == "input" else _fixed(found) == _fixed(declared)
             if not same or value.dtype != _DTYPES[spec.dtype]:
                 raise ExportError(
@@ -228,7 +228,7 @@ def _fixed(axes: list[int | str]) -> list[int | None]:
     return [axis if isinstance(axis, int) else None for axis in axes]
 
 
-def _axis_name(axis: Axis) -> str:
+def axis_name(axis: Axis) -> str:
     """Return a dynamic axis as it is written in the file: ``batch``, ``2*patch_height``, ``4*latent_frames - 3``."""
     size = axis.name if axis.multiple == 1 else f"{axis.multiple}*{axis.name}"
     return f"{size} {'+' if axis.offset > 0 else '-'} {abs(axis.offset)}" if axis.offset else size

@@ -20,7 +20,7 @@ from dit_deploy.runtimes.runner import BindingPool
 from dit_deploy.runtimes.tiling import Pieces, assemble, assemble_frames, grid, square, times
 from dit_deploy.sampling import NoiseSource
 
-__all__ = ["Compression", "decode", "decoder_inputs", "encode", "pieces_of"]
+__all__ = ["Compression", "decode", "decoder_inputs", "encode", "pictures_at_once", "pieces_of"]
 
 Floats = NDArray[np.float32]
 #: A free size of the VAE's graphs → what of it a piece has.
@@ -68,6 +68,11 @@ def pieces_of(vae_tile: object, manifest: Manifest) -> Pieces:
     if isinstance(vae_tile, bool) or not isinstance(vae_tile, (int, np.integer)) or vae_tile < 1 or vae_tile % multiple:
         raise InputError(f"vae_tile: {shown(vae_tile)} came, expected a multiple of {multiple} pixels, or None")
     return square(int(vae_tile) // compression, always.frames)
+
+
+def pictures_at_once(pixels: int) -> int:
+    """Return how many samples of so many pixels, over all frames that the decoder sees, are decoded at once."""
+    return max(1, _PIXELS_A_DECODE // pixels)
 
 
 def encode(
@@ -181,7 +186,7 @@ def decode(
     given = _by_frame(latents) if decoder.of_pictures else latents
     size = given.shape[2:]
     whole_time = compression.time if len(size) == 3 else 1
-    group = max(1, _PIXELS_A_DECODE // (pieces.largest(size) * compression.space**2 * whole_time))
+    group = pictures_at_once(pieces.largest(size) * compression.space**2 * whole_time)
     groups = range(0, len(given), group)
     if advance is not None:
         decoder.tell(advance, len(groups) * pieces.count(size))

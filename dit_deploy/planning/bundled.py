@@ -12,7 +12,7 @@ from dit_deploy.errors import InputError
 from dit_deploy.planning.costs import GraphCosts, graph_costs
 from dit_deploy.planning.plan import ComponentPlan, Plan, Run, make_plan, plan_component
 from dit_deploy.planning.sharding import gpus_needed
-from dit_deploy.runtimes.autoencoder import pieces_of
+from dit_deploy.runtimes.autoencoder import pictures_at_once, pieces_of
 from dit_deploy.runtimes.frames import latent_frames, pixel_frames
 from dit_deploy.runtimes.plan import plan_steps
 from dit_deploy.runtimes.tiling import Span
@@ -21,8 +21,6 @@ __all__ = ["plan_bundle"]
 
 #: Tokens of a text where nothing says how many; those of CLIP.
 _TEXT = 77
-#: Pictures go through a VAE of pictures in groups of at most this many pixels.
-_PIXELS_A_DECODE = 1 << 20
 
 
 def plan_bundle(bundle: Bundle, **asked: Any) -> Plan:
@@ -179,8 +177,8 @@ def _costs(
 
 def _groups(batch: int, extent: _Extent) -> tuple[int, int]:
     """Return how many samples the decoder takes at once, and how often it is called."""
-    samples, pixels = (batch * extent.frames, 1) if extent.by_frame else (batch, extent.num_frames or 1)
-    group = min(samples, max(1, _PIXELS_A_DECODE // (extent.rows * extent.columns * pixels)))
+    samples, frames = (batch * extent.frames, 1) if extent.by_frame else (batch, extent.num_frames or 1)
+    group = min(samples, pictures_at_once(extent.rows * extent.columns * frames))
     pieces = 1 if extent.piece is None else math.ceil(extent.frames / extent.piece.stride)
     return group, math.ceil(samples / group) * pieces
 

@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from dit_deploy.bundle import Component, TensorSpec
+from dit_deploy.exporters.tracing import axis_name
 
 __all__ = ["PROVIDERS", "write_ep_context"]
 
@@ -79,10 +80,8 @@ def write_ep_context(
 
 
 def _declared(spec: TensorSpec) -> onnx.ValueInfoProto:
-    axes = [axis if isinstance(axis, int) else f"{axis.multiple}*{axis.name}" for axis in spec.axes]
-    return helper.make_tensor_value_info(
-        spec.name, _DTYPES[spec.dtype], [axis.removeprefix("1*") if isinstance(axis, str) else axis for axis in axes]
-    )
+    axes = [axis if isinstance(axis, int) else axis_name(axis) for axis in spec.axes]
+    return helper.make_tensor_value_info(spec.name, _DTYPES[spec.dtype], axes)
 
 
 def _number(version: str) -> str:

@@ -16,8 +16,9 @@ from dit_deploy.bundle.solver import SOLVER, solver_profile
 from dit_deploy.errors import InputError
 from dit_deploy.exporters.builders import flavours, tensorrt
 from dit_deploy.exporters.builders.ep_context import PROVIDERS
+from dit_deploy.exporters.builders.extents import parse_extent
 from dit_deploy.exporters.builders.plan import CalibrationOptions, Plan, TensorRTOptions, key_parts
-from dit_deploy.exporters.builders.profiles import parse_extent, plan_profiles, range_profiles
+from dit_deploy.exporters.builders.profiles import plan_profiles, range_profiles
 from dit_deploy.exporters.builders.recipe import Compute, Recipe
 from dit_deploy.exporters.builders.text_sizes import text_sizes
 from dit_deploy.exporters.calibration.texts import read_prompts

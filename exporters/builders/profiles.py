@@ -7,21 +7,20 @@ where it matters, so resolutions are planned apart: a tight profile for each, th
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dit_deploy.bundle import Axis, Component, Manifest, shape_of
+from dit_deploy.bundle import Component, Manifest, shape_of
 from dit_deploy.bundle.engine import Profile, SizeRange
 from dit_deploy.errors import InputError
+from dit_deploy.exporters.builders.component_profiles import Sizes, component_profile
+from dit_deploy.exporters.builders.extents import Ends, Extent, usual_extent, with_frames, within
 
 __all__ = [
     "DEFAULT_MAX_BATCH",
     "DEFAULT_MAX_PROFILES",
-    "Extent",
     "Shapes",
     "input_shapes",
-    "parse_extent",
     "plan_profiles",
     "range_profiles",
 ]
@@ -35,32 +34,6 @@ DEFAULT_MAX_PROFILES = 4
 
 #: Minimum, optimum and maximum shape of one input.
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-
-
-@dataclass(frozen=True, order=True)
-class Extent:
-    """So many pictures of a size in pixels: ``Extent(256, 512, 2)`` is two pictures 256 high and 512 wide.
-
-    ``batch`` is ``None`` where it was left open.
-    """
-
-    height: int
-    width: int
-    batch: int | None = None
-
-    def __str__(self) -> str:
-        return "x".join(str(size) for size in (self.batch, self.height, self.width) if size is not None)
-
-
-def parse_extent(text: str, option: str = "resolution") -> Extent:
-    """Read ``BxHxW`` or ``HxW``, in pictures and pixels; :class:`InputError`, naming ``option``, for anything else."""
-    found = re.fullmatch(r"(?:([1-9][0-9]{0,5})x)?([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", text.strip().lower())
-    if found is None:
-        raise InputError(
-            f"{option}: {text!r} came, expected BxHxW or HxW, pictures and pixels, such as 2x256x256 or 256x256"
-        )
-    batch, height, width = found.groups()
-    return Extent(int(height), int(width), None if batch is None else int(batch))
 
 
 def range_profiles(
@@ -89,11 +62,13 @@ def range_profiles(
     Raises:
         InputError: a size is no multiple of the model's, the ends are out of order, or beyond what an axis takes.
     """
-    best = optimum or _clamped(manifest, minimum, maximum)
-    low, high = minimum or Extent(best.height, best.width), maximum or Extent(best.height, best.width)
+    nearest = within(usual_extent(manifest), minimum, maximum)
+    best = with_frames(manifest, optimum or nearest, nearest)
+    low, high = (with_frames(manifest, one or replace(best, batch=None), best) for one in (minimum, maximum))
     batches = _batches(low.batch, best.batch, high.batch)
     _ordered("height", low.height, best.height, high.height)
     _ordered("width", low.width, best.width, high.width)
+    _ordered("frames", low.frames or 1, best.frames or 1, high.frames or 1)
     return _profiles(manifest, [_Box.of(low, best, high)], batches, batched_guidance, others or {}, texts or {})
 
 
@@ -101,7 +76,7 @@ def plan_profiles(
     manifest: Manifest,
     resolutions: Sequence[Extent],
     *,
-    batches: tuple[int, int, int] = (1, 1, DEFAULT_MAX_BATCH),
+    batches: Ends = (1, 1, DEFAULT_MAX_BATCH),
     limit: int = DEFAULT_MAX_PROFILES,
     fallback: tuple[Extent, Extent] | None = None,
     batched_guidance: bool = True,
@@ -131,18 +106,17 @@ def plan_profiles(
         raise InputError(f"limit: {limit} came, expected {1 + (fallback is not None)} or more profiles")
     asked = [one.batch for one in resolutions if one.batch is not None]
     few, usual, many = (min([batches[0], *asked]), asked[0] if asked else batches[1], max([batches[2], *asked]))
-    boxes = [_Box.of(one, one, one) for one in dict.fromkeys(Extent(one.height, one.width) for one in resolutions)]
+    trained = usual_extent(manifest)
+    extents = [replace(with_frames(manifest, one, trained), batch=None) for one in resolutions]
+    boxes = [_Box.of(one, one, one) for one in dict.fromkeys(extents)]
     boxes = _merge(boxes, limit - (fallback is not None))
     if fallback is not None:
-        low, high = fallback
-        for name, a, b in (("height", low.height, high.height), ("width", low.width, high.width)):
+        hot = extents[0]
+        low, high = (with_frames(manifest, one, hot) for one in fallback)
+        ends = (("height", low.height, high.height), ("width", low.width, high.width))
+        for name, a, b in (*ends, ("frames", low.frames or 1, high.frames or 1)):
             _ordered(f"fallback {name}", a, a, b)
-        hot = resolutions[0]
-        best = Extent(
-            min(max(hot.height, low.height), high.height),
-            min(max(hot.width, low.width), high.width),
-        )
-        boxes.append(_Box.of(low, best, high))
+        boxes.append(_Box.of(low, within(hot, low, high), high))
     return _profiles(manifest, boxes, _batches(few, usual, many), batched_guidance, others or {}, texts or {})
 
 
@@ -162,24 +136,31 @@ def input_shapes(component: Component, profile: Profile) -> dict[str, Shapes]:
 
 @dataclass(frozen=True)
 class _Box:
-    """A range of heights and widths in pixels, each as (minimum, optimum, maximum)."""
+    """A range of heights and widths in pixels and of frames (1 of pictures), each as (minimum, optimum, maximum)."""
 
-    height: tuple[int, int, int]
-    width: tuple[int, int, int]
+    height: Ends
+    width: Ends
+    frames: Ends = (1, 1, 1)
 
     @classmethod
     def of(cls, low: Extent, best: Extent, high: Extent) -> _Box:
-        return cls((low.height, best.height, high.height), (low.width, best.width, high.width))
+        return cls(
+            (low.height, best.height, high.height),
+            (low.width, best.width, high.width),
+            (low.frames or 1, best.frames or 1, high.frames or 1),
+        )
 
     def __or__(self, other: _Box) -> _Box:
         """Hold both; the optimum stays this one's."""
-        return _Box(_union(self.height, other.height), _union(self.width, other.width))
+        return _Box(
+            _union(self.height, other.height), _union(self.width, other.width), _union(self.frames, other.frames)
+        )
 
     def width_in_octaves(self) -> float:
-        return math.log2(self.height[2] / self.height[0]) + math.log2(self.width[2] / self.width[0])
+        return sum(math.log2(one[2] / one[0]) for one in (self.height, self.width, self.frames))
 
 
-def _union(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
+def _union(a: Ends, b: Ends) -> Ends:
     return min(a[0], b[0]), a[1], max(a[2], b[2])
 
 
@@ -194,18 +175,7 @@ def _merge(boxes: list[_Box], limit: int) -> list[_Box]:
     return boxes
 
 
-def _clamped(manifest: Manifest, minimum: Extent | None, maximum: Extent | None) -> Extent:
-    """Return the training size, moved into the range that is given."""
-    latents = manifest.latents
-    height, width = latents.height * latents.spatial_compression, latents.width * latents.spatial_compression
-    if minimum is not None:
-        height, width = max(height, minimum.height), max(width, minimum.width)
-    if maximum is not None:
-        height, width = min(height, maximum.height), min(width, maximum.width)
-    return Extent(height, width)
-
-
-def _batches(low: int | None, best: int | None, high: int | None) -> tuple[int, int, int]:
+def _batches(low: int | None, best: int | None, high: int | None) -> Ends:
     """Fill in the batches that were left open, and hold them in order."""
     if low is best is high is None:
         return 1, 1, DEFAULT_MAX_BATCH
@@ -226,7 +196,7 @@ def _ordered(what: str, low: int, best: int, high: int) -> None:
 def _profiles(
     manifest: Manifest,
     boxes: Sequence[_Box],
-    batches: tuple[int, int, int],
+    batches: Ends,
     batched_guidance: bool,
     others: Mapping[str, SizeRange],
     texts: Mapping[str, Mapping[str, SizeRange]],
@@ -235,56 +205,26 @@ def _profiles(
     for box in boxes:
         for name, sizes in (("height", box.height), ("width", box.width)):
             _multiples(name, sizes, latents.patch_size * latents.spatial_compression)
-    found: dict[str, tuple[Profile, ...]] = {}
-    for component_name, component in manifest.components.items():
-        doubled = component_name == "denoiser" and batched_guidance and manifest.guidance.kind == "classifier_free"
-        few, usual, many = batches
-        batch = (few, 2 * usual, 2 * many) if doubled else batches
-        given = {**others, **texts.get(component_name, {})}
-        found[component_name] = tuple(_profile(manifest, component, box, batch, given) for box in boxes)
-    return found
+    denoisers = {"denoiser", manifest.experts.component if manifest.experts is not None else "denoiser"}
+    guided = batched_guidance and manifest.guidance.kind == "classifier_free"
+    few, usual, many = batches
+    doubled = (few, 2 * usual, 2 * many)
+    return {
+        name: tuple(
+            component_profile(
+                manifest,
+                name,
+                Sizes(doubled if guided and name in denoisers else batches, box.height, box.width, box.frames),
+                {**others, **texts.get(name, {})},
+            )
+            for box in boxes
+        )
+        for name in manifest.components
+    }
 
 
-def _profile(
-    manifest: Manifest, component: Component, box: _Box, batch: tuple[int, int, int], others: Mapping[str, SizeRange]
-) -> Profile:
-    latents = manifest.latents
-    patch, latent = latents.patch_size * latents.spatial_compression, latents.spatial_compression
-    known = {"batch": batch}
-    for unit, pixels in (("patch", patch), ("latent", latent)):
-        known[f"{unit}_height"] = _divided(box.height, pixels)
-        known[f"{unit}_width"] = _divided(box.width, pixels)
-    sizes: dict[str, SizeRange] = {}
-    for spec in component.inputs:
-        for axis in spec.axes:
-            if isinstance(axis, int) or axis.name in sizes:
-                continue
-            if axis.name in others:
-                sizes[axis.name] = others[axis.name]
-            elif axis.name in known:
-                low, best, high = known[axis.name]
-                sizes[axis.name] = SizeRange(minimum=low, optimum=best, maximum=high)
-            else:
-                raise InputError(f"{component.path}: no range is given for {axis.name} of {spec.name}")
-            _within(component, axis, sizes[axis.name])
-    return Profile(sizes=sizes)
-
-
-def _divided(sizes: tuple[int, int, int], unit: int) -> tuple[int, int, int]:
-    return sizes[0] // unit, sizes[1] // unit, sizes[2] // unit
-
-
-def _multiples(name: str, sizes: tuple[int, int, int], multiple: int) -> None:
+def _multiples(name: str, sizes: Ends, multiple: int) -> None:
     for size in sizes:
         if size % multiple:
             nearest = max(1, round(size / multiple)) * multiple
             raise InputError(f"{name}: {size} came, expected a multiple of {multiple} pixels; the nearest is {nearest}")
-
-
-def _within(component: Component, axis: Axis, size: SizeRange) -> None:
-    if size.minimum < axis.minimum or (axis.maximum is not None and size.maximum > axis.maximum):
-        most = "∞" if axis.maximum is None else axis.maximum
-        raise InputError(
-            f"{component.path}: {axis.name} {size.minimum} … {size.maximum} came, "
-            f"expected sizes in {axis.minimum} … {most}, which is what the model takes"
-        )

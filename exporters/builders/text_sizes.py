@@ -48,8 +48,16 @@ def text_sizes(bundle: Bundle) -> dict[str, dict[str, SizeRange]]:
         joined = bundle.component(prompts.join)
         found[prompts.join] = _solve(joined, made)
         made = _outputs(joined, found[prompts.join])
-    found["denoiser"] = _solve(bundle.component("denoiser"), made)
+    for name in _denoisers(bundle):
+        found[name] = _solve(bundle.component(name), made)
+        if prompts.padding == "dropped":  # one prompt is cut to its own tokens
+            found[name] = {axis: one.model_copy(update={"minimum": 1}) for axis, one in found[name].items()}
     return found
+
+
+def _denoisers(bundle: Bundle) -> tuple[str, ...]:
+    experts = bundle.manifest.experts
+    return ("denoiser",) if experts is None else ("denoiser", experts.component)
 
 
 def _lengths(bundle: Bundle, path: str, component: Component) -> tuple[int, int, int]:
@@ -77,7 +85,7 @@ def _solve(component: Component, shapes: Mapping[str, _Shape]) -> dict[str, Size
     for spec in component.inputs:
         for axis, size in zip(spec.axes, shapes.get(spec.name, ()), strict=False):
             if not isinstance(axis, int) and axis.name != "batch":
-                low, best, high = (one // axis.multiple for one in size)
+                low, best, high = ((one - axis.offset) // axis.multiple for one in size)
                 sizes.setdefault(axis.name, SizeRange(minimum=low, optimum=best, maximum=high))
     return sizes
 

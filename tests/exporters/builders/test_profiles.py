@@ -9,10 +9,9 @@ import pytest
 from dit_deploy.bundle import Bundle, Manifest
 from dit_deploy.bundle.engine import Profile, SizeRange
 from dit_deploy.errors import InputError
+from dit_deploy.exporters.builders.extents import Extent, parse_extent
 from dit_deploy.exporters.builders.profiles import (
-    Extent,
     input_shapes,
-    parse_extent,
     plan_profiles,
     range_profiles,
 )
@@ -38,6 +37,7 @@ def unguided(manifest: Manifest) -> Manifest:
         ("2x256x512", Extent(256, 512, 2)),
         ("256x512", Extent(256, 512, None)),
         (" 1X64x32 ", Extent(64, 32, 1)),
+        ("2x17x256x512", Extent(256, 512, 2, 17)),
     ],
 )
 def test_parse(text: str, extent: Extent) -> None:
@@ -45,7 +45,7 @@ def test_parse(text: str, extent: Extent) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "256", "256x", "0x64x64", "1x2x3x4", "-1x64x64", "64x64.5", "64×64", "1x64x9999999"]
+    "text", ["", "256", "256x", "0x64x64", "1x2x3x4x5", "-1x64x64", "64x64.5", "64×64", "1x64x9999999"]
 )
 def test_parse_refuses(text: str) -> None:
     with pytest.raises(InputError, match=r"--opt: .* came, expected BxHxW or HxW"):
