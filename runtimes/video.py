@@ -49,7 +49,9 @@ def read_video(
 
 
 def write_video(frames: Sequence[Image.Image] | NDArray[Any], path: str | Path, frame_rate: float = 8.0) -> None:
-    """Write pictures as an H.264 video, of nearly full quality, to ``path`` (.mp4, or what else FFmpeg knows).
+    """Write pictures as one moving picture: ``.gif`` and ``.webp`` by Pillow, any other suffix as H.264 by FFmpeg.
+
+    H.264 is written at nearly full quality. A file that is there is replaced.
 
     Args:
         frames: PIL images of one size, or an array [frames, height, width, 3] (uint8, or float in 0 … 1).
@@ -58,28 +60,43 @@ def write_video(frames: Sequence[Image.Image] | NDArray[Any], path: str | Path, 
     Raises:
         InputError: there are no pictures, or the file cannot be written.
     """
-    av = _library()
-    pictures = [np.asarray(frame if isinstance(frame, np.ndarray) else frame.convert("RGB")) for frame in frames]
+    path = Path(path)
+    pictures = [frame if isinstance(frame, Image.Image) else _picture(frame) for frame in frames]
     if not pictures:
         raise InputError("frames: none came, at least one picture expected")
-    pictures = [one if one.dtype == np.uint8 else (one * 255).round().astype(np.uint8) for one in pictures]
-    height, width = pictures[0].shape[:2]
     try:
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1000))
-            stream.width, stream.height = width, height
-            # Colours at half the resolution, which every player reads, need even sides.
-            stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
-            stream.options = {"crf": "12"}
-            for picture in pictures:
-                for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                    container.mux(packet)
-            for packet in stream.encode():
-                container.mux(packet)
-    except (av.FFmpegError, OSError, ValueError) as error:
+        if path.suffix.lower() in (".gif", ".webp"):
+            more = {"lossless": True} if path.suffix.lower() == ".webp" else {}
+            pictures[0].save(
+                path, append_images=pictures[1:], save_all=True, duration=1000 / frame_rate, loop=0, **more
+            )
+        else:
+            _encode(pictures, path, frame_rate)
+    except (OSError, ValueError) as error:  # FFmpeg's errors are both
         with contextlib.suppress(OSError):
-            Path(path).unlink()
+            path.unlink()
         raise InputError(f"{path}: the video cannot be written: {shown(str(error), 200)}") from error
+
+
+def _picture(frame: NDArray[Any]) -> Image.Image:
+    pixels = frame if frame.dtype == np.uint8 else (frame * 255).round().astype(np.uint8)
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+
+
+def _encode(pictures: Sequence[Image.Image], path: Path, frame_rate: float) -> None:
+    av = _library()
+    width, height = pictures[0].size
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1000))
+        stream.width, stream.height = width, height
+        # Colours at half the resolution, which every player reads, need even sides.
+        stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
+        stream.options = {"crf": "12"}
+        for picture in pictures:
+            for packet in stream.encode(av.VideoFrame.from_image(picture.convert("RGB"))):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
 
 
 def _decoded(path: Path, frames: int | None) -> list[Image.Image]:
@@ -95,7 +112,7 @@ def _decoded(path: Path, frames: int | None) -> list[Image.Image]:
                 pictures.append(frame.to_image())
                 if frames is not None and len(pictures) == frames:
                     break
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # FFmpeg's errors are both
         raise InputError(f"video: {path} cannot be read as a video: {shown(str(error), 200)}") from error
     if not pictures:
         raise InputError(f"video: {path} holds no pictures")
