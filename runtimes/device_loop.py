@@ -52,6 +52,8 @@ def why_not(
         return "guidance in two calls is the host's"
     if guidance.skip is not None:
         return "skip-layer guidance is a third call, which is the host's"
+    if guidance.scale > 1 and guidance.variance and table.needs_variance:
+        return "a guided variance is the host's"
     if guidance.scale > 1 and conditions is not None and not conditions.same_shapes:
         return "conditions of two sizes are two calls, which is the host's"
     try:

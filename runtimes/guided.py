@@ -114,13 +114,17 @@ class GuidedDenoiser:
         if self._batched:
             outputs = self._run(state, row, "conditional", "unconditional")
             conditional = {name: array[:batch] for name, array in outputs.items()}
-            unconditional = outputs["prediction"][batch:]
+            unguided = {name: array[batch:] for name, array in outputs.items()}
         else:
             for name, array in self._run(state, row, "conditional").items():
                 np.copyto(self._first.setdefault(name, np.empty_like(array)), array)
             conditional = self._first
-            unconditional = self._run(state, row, "unconditional")["prediction"]
-        prediction = conditional["prediction"]
+            unguided = dict(self._run(state, row, "unconditional"))
+        prediction, unconditional = conditional["prediction"], unguided["prediction"]
+        if self._guidance.variance and "variance" in conditional:
+            Guidance(self._guidance.scale).combine(
+                conditional["variance"], unguided["variance"], out=conditional["variance"]
+            )
         skip = self._guidance.skip
         if skip is None or not skip.active(step, state.table.num_steps):
             self._guidance.combine(prediction, unconditional, out=prediction)
@@ -132,7 +136,8 @@ class GuidedDenoiser:
             kept = prediction.copy()
             skip.add(self._guided, kept, self._run(state, row, "skipping")["prediction"])
             prediction = self._guided
-        # The unguided parts, variance included, are the conditional ones, as in the original's forward_with_cfg.
+        # Unguided parts, such as most families' variance, are the conditional ones, as in the original's
+        # forward_with_cfg.
         return prediction, conditional.get("variance")
 
     def _run(self, state: Sampled, row: int, *names: Copy) -> Mapping[str, Array]:

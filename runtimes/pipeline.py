@@ -427,6 +427,7 @@ class Pipeline:
             rescale=rescale,
             batched=batched,
             token=self.bundle.manifest.latents.patch_size if own.normalise == "token" else None,
+            variance=own.variance,
         )
         return replace(guidance, scale=guidance.scale + own.scale_offset)
 

@@ -191,6 +191,7 @@ class Guidance(Record):
     original DiT guides three of four "for exact reproducibility". ``normalise``: ``token`` brings each token of the
     guided prediction back to the length of the conditional one (Qwen-Image). ``skip_layers`` is the input that leaves
     out blocks for skip-layer guidance, int64 [batch, blocks], 1 for one that is left out; all 0 where a run has none.
+    ``variance``: a learned variance is guided like the prediction (Latte), not the conditional one.
     """
 
     kind: Literal["none", "classifier_free", "embedded"] = "none"
@@ -201,6 +202,7 @@ class Guidance(Record):
     input: Name | None = None
     normalise: Literal["token"] | None = None
     skip_layers: Name | None = None
+    variance: bool = False
 
 
 class Scheduler(Record):

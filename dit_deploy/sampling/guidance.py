@@ -75,6 +75,7 @@ class Guidance:
         token: latent pixels on a side of a token, each of which is brought back to the length of the conditional one
             over its pixels and all channels (Qwen-Image); None: they stay.
         skip: skip-layer guidance on top, in steps that are guided; of use to the caller only.
+        variance: whether a learned variance is guided too, by the scale alone; of use to the caller only.
 
     Raises:
         InputError: a number is not finite or out of range.
@@ -87,6 +88,7 @@ class Guidance:
     batched: bool = True
     token: int | None = None
     skip: SkipLayerGuidance | None = None
+    variance: bool = False
 
     def __post_init__(self) -> None:
         if not _is_number(self.scale) or not math.isfinite(self.scale):

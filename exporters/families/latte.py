@@ -40,6 +40,8 @@ __all__ = ["Latte", "open_pipeline"]
 _TOKENS = 120
 #: Pictures a second of the released model's videos (Ma et al. 2024, section 4.1); no config says it.
 _FRAME_RATE = 8.0
+#: Latent pixels on a side at which graphs are proved; all frames of training size on a CPU would take an hour.
+_PROVED = 16
 #: Channels of the timestep's sinusoid, as in every network with adaLN-single.
 _SINUSOID = 256
 
@@ -54,7 +56,7 @@ def open_pipeline(folder: Path) -> Source:
     config = _config(transformer)
     scheduler_config = files.read_json(folder / "scheduler" / "scheduler_config.json")
     channels, patch, size = (int(config[name]) for name in ("in_channels", "patch_size", "sample_size"))
-    halves, (compression, scale, shift) = autoencoders.graphs(vae, channels, size)
+    halves, (compression, scale, shift) = autoencoders.graphs(vae, channels, min(size, _PROVED))
     if shift:
         raise SourceError(f"{vae} has shift_factor {shift}, which Latte's pipeline does not apply")
     encoder = t5.graph(text_encoder, "text_encoder", tokens=_TOKENS, attends_mask=True)
@@ -68,8 +70,8 @@ def open_pipeline(folder: Path) -> Source:
         {
             "batch": 2,
             "patch_frames": int(config["video_length"]),
-            "patch_height": size // patch,
-            "patch_width": size // patch,
+            "patch_height": min(size, _PROVED) // patch,
+            "patch_width": min(size, _PROVED) // patch,
             "sequence_length": 9,
         },
         reference=lambda: _Reference(load_diffusers(LatteTransformer3DModel, transformer)),
@@ -90,7 +92,7 @@ def open_pipeline(folder: Path) -> Source:
             frame_rate=_FRAME_RATE,
         ),
         prediction=parts.read_prediction(scheduler_config, variance=True),
-        guidance=Guidance(kind="classifier_free", default_scale=7.5),
+        guidance=Guidance(kind="classifier_free", default_scale=7.5, variance=True),
         scheduler_config=scheduler_config,
         scheduler=Scheduler(num_inference_steps=50),
         digest_files=tuple(files.folder_files(transformer)),
