@@ -52,7 +52,15 @@ def free_sizes(component: Component) -> dict[str, Axis]:
 def traced_sizes(component: Component) -> dict[str, int]:
     """Return the free sizes that :func:`trace` uses, so that a proof can avoid them."""
     sizes = zip(free_sizes(component).items(), _TRACED, strict=False)
-    return {name: size if size >= axis.minimum else axis.minimum + size for (name, axis), size in sizes}
+    return {
+        name: axis.minimum if _is_fixed(axis) else size if size >= axis.minimum else axis.minimum + size
+        for (name, axis), size in sizes
+    }
+
+
+def _is_fixed(axis: Axis) -> bool:
+    """Return whether an axis has a name and yet one size only (a learned table of positions may end there)."""
+    return axis.minimum == axis.maximum
 
 
 #: (sizes, seed) → inputs by name that random numbers of the declared range cannot stand for, such as masks.
@@ -138,7 +146,9 @@ def trace(module: nn.Module, component: Component, folder: Path, feeds: Feeds | 
 
 def _dynamic_shapes(component: Component) -> tuple[dict[int, object], ...]:
     dims = {
-        name: torch.export.Dim(name, min=axis.minimum, max=axis.maximum) for name, axis in free_sizes(component).items()
+        name: torch.export.Dim(name, min=axis.minimum, max=axis.maximum)
+        for name, axis in free_sizes(component).items()
+        if not _is_fixed(axis)
     }
 
     def dim(axis: Axis) -> object:
@@ -146,7 +156,7 @@ def _dynamic_shapes(component: Component) -> tuple[dict[int, object], ...]:
         return size + axis.offset if axis.offset else size
 
     return tuple(
-        {index: dim(axis) for index, axis in enumerate(spec.axes) if isinstance(axis, Axis)}
+        {index: dim(axis) for index, axis in enumerate(spec.axes) if isinstance(axis, Axis) and not _is_fixed(axis)}
         for spec in component.inputs
     )
 
@@ -214,7 +224,7 @@ def _check_axes(graph: ir.Graph, component: Component) -> None:
             )
         for value, spec in zip(values, specs, strict=True):
             found = [size if isinstance(size, int) else str(size) for size in value.shape or ()]
-            declared = [axis if isinstance(axis, int) else axis_name(axis) for axis in spec.axes]
+            declared = [_declared(axis) for axis in spec.axes]
             same = found == declared if kind == "input" else _fixed(found) == _fixed(declared)
             if not same or value.dtype != _DTYPES[spec.dtype]:
                 raise ExportError(
@@ -222,6 +232,12 @@ def _check_axes(graph: ir.Graph, component: Component) -> None:
                     f"{spec.dtype}{declared}: the network computes a size in Python"
                 )
             value.shape = ir.Shape(declared)
+
+
+def _declared(axis: int | Axis) -> int | str:
+    if isinstance(axis, int):
+        return axis
+    return axis.size(axis.minimum) if _is_fixed(axis) else axis_name(axis)
 
 
 def _fixed(axes: list[int | str]) -> list[int | None]:

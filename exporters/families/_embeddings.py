@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Sinusoid", "rotate"]
+__all__ = ["Sinusoid", "cropped_positions", "divide_to_even", "rotate"]
 
 
 class Sinusoid(nn.Module):
@@ -41,3 +41,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     real, imaginary = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
     turned = torch.stack([-imaginary, real], dim=-1).flatten(-2)
     return x * cos + turned * sin
+
+
+def cropped_positions(start: Tensor, stop: Tensor, count: int) -> Tensor:
+    """Return the positions of ``count`` patches in a row from ``start`` to short of ``stop``, float32 [count].
+
+    As ``torch.linspace(start, stop · (count − 1) / count, count)``, which is what pipelines of diffusers take for a
+    grid that is cropped out of the usual one. ``start`` and ``stop`` are numbers of no axes.
+    """
+    side = torch.full((), count, dtype=torch.int64)
+    first, last = start.to(torch.float32), stop.to(torch.float32) * (side - 1) / side
+    step = (last - first) / (side - 1).clamp(min=1)
+    return first + torch.arange(count, dtype=torch.float32) * step
+
+
+def divide_to_even(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Return the quotient of whole numbers ≥ 0, rounded half to even as Python's ``round`` does."""
+    quotient = torch.div(numerator, denominator, rounding_mode="floor")
+    twice = 2 * (numerator - quotient * denominator)
+    odd = quotient - 2 * torch.div(quotient, 2, rounding_mode="floor")
+    return quotient + ((twice > denominator) | ((twice == denominator) & (odd == 1))).to(torch.int64)

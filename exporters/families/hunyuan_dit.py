@@ -26,7 +26,7 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoders
 from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
-from dit_deploy.exporters.families._embeddings import Sinusoid
+from dit_deploy.exporters.families._embeddings import Sinusoid, cropped_positions, divide_to_even
 from dit_deploy.exporters.modules import check_class, load_diffusers
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import bert, t5
@@ -240,10 +240,7 @@ class HunyuanDiT(nn.Module):
         angles = []
         for count, side in zip((rows, columns), sides, strict=True):
             start, stop = resize_crop_region(side, longest, self.base)
-            first, last = start.to(torch.float32), stop.to(torch.float32) * (side - 1) / side
-            step = (last - first) / (side - 1).clamp(min=1)
-            positions = first + torch.arange(count, dtype=torch.float32) * step
-            angles.append(positions[:, None] * self.frequencies)  # [side, head / 4]
+            angles.append(cropped_positions(start, stop, count)[:, None] * self.frequencies)  # [side, head / 4]
         down, across = angles
         grid = (rows, columns, down.shape[1])
         both = torch.cat([across[None].expand(grid), down[:, None].expand(grid)], dim=2).flatten(0, 1)
@@ -257,17 +254,9 @@ def resize_crop_region(side: Tensor, longest: Tensor, base: int) -> tuple[Tensor
     The grid is made as large as fits the square, and put in its middle; both numbers are rounded half to even, as
     Python's ``round`` in the pipeline does, here by whole numbers alone.
     """
-    resized = _divided(base * side, longest)
-    start = _divided(base - resized, torch.full_like(side, 2))
+    resized = divide_to_even(base * side, longest)
+    start = divide_to_even(base - resized, torch.full_like(side, 2))
     return start, start + resized
-
-
-def _divided(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Return the quotient of whole numbers ≥ 0, rounded half to even."""
-    quotient = torch.div(numerator, denominator, rounding_mode="floor")
-    twice = 2 * (numerator - quotient * denominator)
-    odd = quotient - 2 * torch.div(quotient, 2, rounding_mode="floor")
-    return quotient + ((twice > denominator) | ((twice == denominator) & (odd == 1))).to(torch.int64)
 
 
 class _Conditioning(nn.Module):
