@@ -73,11 +73,11 @@ slow: $(VENV)/.dev             ## the tests that take minutes
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[cpu,export]"
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,export,video]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(BIN)/python -m pip install --quiet --editable ".[cpu,export,tensorrt-rtx,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,export,video,tensorrt-rtx,dev]"
 	touch $@
 
 clean:

@@ -57,7 +57,7 @@ def plan_steps(
         )
     elif strength is not None:
         raise InputError(
-            f"strength: {strength} came without a picture to start from; give one too, or leave strength out"
+            f"strength: {strength} came without an image or a video to start from; give one too, or leave it out"
         )
     takes = SCHEDULERS[config["_class_name"]].takes
     handed = schedule_arguments(config, manifest.scheduler, steps, tokens)

@@ -66,7 +66,7 @@ def write_video(frames: Sequence[Image.Image] | NDArray[Any], path: str | Path, 
         raise InputError("frames: none came, at least one picture expected")
     try:
         if path.suffix.lower() in (".gif", ".webp"):
-            more = {"lossless": True} if path.suffix.lower() == ".webp" else {}
+            more: dict[str, Any] = {"lossless": True} if path.suffix.lower() == ".webp" else {}
             pictures[0].save(
                 path, append_images=pictures[1:], save_all=True, duration=1000 / frame_rate, loop=0, **more
             )

@@ -15,7 +15,7 @@ from dit_deploy.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["contact_sheet", "plan_files", "write_pictures"]
+__all__ = ["check_place", "contact_sheet", "plan_files", "put_in_place", "write_pictures"]
 
 #: Suffix → what PIL is asked for. JPEG and WebP at their defaults would blur what a user compares.
 _FORMATS: dict[str, tuple[str, dict[str, object]]] = {
@@ -43,20 +43,28 @@ def plan_files(out: Path, count: int, *, grid: bool, overwrite: bool) -> list[Pa
         raise InputError(f"{out}: --grid makes one picture; give a .png, .jpg or .webp file")
     if count > 1 and not (as_folder or grid):
         raise InputError(f"{out}: {count} pictures do not fit into one file; give a folder, or add --grid")
+    files = [out / f"{index:04d}.png" for index in range(count)] if as_folder else [out]
+    check_place(files, out, overwrite=overwrite)
+    return files
+
+
+def check_place(files: Sequence[Path], out: Path, *, overwrite: bool) -> None:
+    """Check that ``files`` may be written: ``out`` itself, or files in the folder ``out``.
+
+    Raises :class:`InputError`: a file that exists, a name that is taken, no folder around, no permission.
+    """
     around = out.absolute().parent
     if not around.is_dir():
         raise InputError(f"{out}: there is no folder {around}; make it first")
-    if as_folder and os.path.lexists(out) and not out.is_dir():
-        raise InputError(f"{out}: is a file; give a folder, or a .png, .jpg or .webp file")
+    if out not in files and os.path.lexists(out) and not out.is_dir():
+        raise InputError(f"{out}: is a file; give a folder, or a name that ends in what is to be written")
     if not os.access(out if out.is_dir() else around, os.W_OK):
         raise InputError(f"{out}: cannot be written; the folder {out if out.is_dir() else around} does not permit it")
-    files = [out / f"{index:04d}.png" for index in range(count)] if as_folder else [out]
     for file in files:
         if file.is_dir():
             raise InputError(f"{file}: is a folder; give another name")
         if os.path.lexists(file) and not overwrite:
             raise InputError(f"{file} exists; give another name, or --overwrite")
-    return files
 
 
 def write_pictures(pictures: Sequence[Image.Image], files: Sequence[Path], *, overwrite: bool) -> None:
@@ -73,16 +81,22 @@ def write_pictures(pictures: Sequence[Image.Image], files: Sequence[Path], *, ov
             made.append(file.with_name(f".{file.name}.{secrets.token_hex(4)}.part"))
             with made[-1].open("xb") as stream:
                 picture.save(stream, kind, **options)
-        for part, file in zip(made, files, strict=True):
-            (_replace if overwrite else _place)(part, file)
-    except FileExistsError as error:
-        raise InputError(f"{error.filename2 or error.filename} exists; give another name, or --overwrite") from error
+        put_in_place(made, files, overwrite=overwrite)
     except OSError as error:
         raise InputError(f"{folder}: pictures cannot be written: {error.strerror or error}") from error
     finally:
         for part in made:
             with contextlib.suppress(OSError):
                 part.unlink()
+
+
+def put_in_place(parts: Sequence[Path], files: Sequence[Path], *, overwrite: bool) -> None:
+    """Give written ``parts`` the names of ``files``, each in one step; :class:`InputError` where one is taken."""
+    try:
+        for part, file in zip(parts, files, strict=True):
+            (_replace if overwrite else _place)(part, file)
+    except FileExistsError as error:
+        raise InputError(f"{error.filename2 or error.filename} exists; give another name, or --overwrite") from error
 
 
 def _replace(part: Path, file: Path) -> None:

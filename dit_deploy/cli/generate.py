@@ -1,4 +1,4 @@
-"""``dit-deploy generate``: pictures from a bundle, without PyTorch."""
+"""``dit-deploy generate``: pictures and videos from a bundle, without PyTorch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from dit_deploy.cli._console import step_bar
 from dit_deploy.cli._labels import class_indices
 from dit_deploy.cli._options import BundleFolder, Engine, Threads
 from dit_deploy.cli._pictures import contact_sheet, plan_files, write_pictures
+from dit_deploy.cli._videos import plan_videos, write_videos
 from dit_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from dit_deploy.bundle import Bundle
+    from dit_deploy.runtimes.pipeline import Output
 
 __all__ = ["generate"]
 
 Item = TypeVar("Item")
 
 _MODEL = "the model's own"
+#: Of a video whose model has none of its own.
+_FRAME_RATE = 8.0
 
 
 def generate(
@@ -29,7 +33,8 @@ def generate(
         Path,
         typer.Argument(
             metavar="OUT",
-            help="A .png, .jpg or .webp file for one picture or a grid; a folder (0000.png, …) for several.",
+            help="A .png, .jpg or .webp file for one picture or a grid; a folder (0000.png, …) for several. A "
+            ".mp4, .mkv, .mov, .gif or .webp file for one video; a folder for its frames, or for several videos (0000.mp4, …).",
             show_default=False,
         ),
     ],
@@ -69,6 +74,15 @@ def generate(
     guidance_scale: Annotated[
         float | None,
         typer.Option(metavar="X", help="Classifier-free guidance; 1 and below is none.", show_default=_MODEL),
+    ] = None,
+    guidance_scale_2: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance-scale-2",
+            metavar="X",
+            help="Of the second of two denoisers (Wan 2.2).",
+            show_default="that of the first",
+        ),
     ] = None,
     true_cfg_scale: Annotated[
         float,
@@ -118,24 +132,62 @@ def generate(
     width: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Width.", show_default="the training size")
     ] = None,
+    frames: Annotated[int | None, typer.Option(metavar="N", help="Pictures of a video.", show_default=_MODEL)] = None,
+    fps: Annotated[
+        float | None, typer.Option(metavar="X", help="Pictures a second of a video.", show_default=_MODEL)
+    ] = None,
     init_image: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE", help="Picture to start from. One, or again for each class label.", show_default=False
+            metavar="FILE",
+            help="Picture to start from, or that a video begins with. One, or again for each sample.",
+            show_default=False,
         ),
     ] = None,
-    strength: Annotated[
-        float | None, typer.Option(metavar="X", help="How much of --init-image is redrawn, 0 to 1.", show_default="0.8")
+    last_image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Picture that a video ends with, where the model can.", show_default=False),
     ] = None,
-    vae_tile: Annotated[
+    init_video: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Video to start from.", show_default=False)
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="How much of what it starts from is redrawn, 0 to 1.", show_default="0.8"),
+    ] = None,
+    window_frames: Annotated[
         int | None,
         typer.Option(
-            metavar="PIXELS",
-            help="Larger pictures go through the VAE in pieces of this size, in the memory of one.",
+            metavar="N", help="Pictures of a long video that the denoiser sees at a time.", show_default="all"
+        ),
+    ] = None,
+    window_overlap: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Pictures that neighbouring windows share.", show_default="about a quarter"),
+    ] = None,
+    vae_tile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PIXELS|model",
+            help="Larger pictures go through the VAE in pieces of this size, in the memory of one; model: in those "
+            "that diffusers has for this model.",
             show_default="in one piece",
         ),
     ] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="All pictures on one contact sheet.")] = False,
+    decode_timestep: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="For a VAE decoder that removes noise itself (LTX-Video).", show_default="0"),
+    ] = None,
+    decode_noise_scale: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="How much noise it is given.", show_default="--decode-timestep"),
+    ] = None,
+    low_memory: Annotated[
+        bool, typer.Option("--low-memory", help="Keep one component in memory at a time; slower.")
+    ] = False,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="All pictures on one contact sheet; a row for each video.")
+    ] = False,
     columns: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Columns of the contact sheet.", show_default="nearly square")
     ] = None,
@@ -143,19 +195,27 @@ def generate(
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
-    """Draw pictures, one for each --class-label, or --images-per-prompt for each --prompt."""
+    """Draw pictures or videos, one for each --class-label, or --images-per-prompt for each --prompt."""
     from dit_deploy import Bundle, Pipeline
+    from dit_deploy.runtimes.frames import latent_frames, pixel_frames
 
     opened = Bundle.open(bundle)
+    latent = latent_frames(opened.manifest, frames)
+    video = latent is not None
     labels = None if prompt and not class_label else _labels(opened, class_label or [], seed or [])
     wanted = len(prompt or []) * images_per_prompt if labels is None else len(labels)
     if columns is not None and not grid:
         raise InputError(f"--columns {columns} is for --grid; add it, or leave --columns out")
-    files = plan_files(out, wanted, grid=grid, overwrite=overwrite)
-    pipe = Pipeline(opened, engine, threads=threads)
+    if latent is None:
+        files = plan_files(out, wanted, grid=grid, overwrite=overwrite)
+    else:
+        count = pixel_frames(opened.manifest, latent)
+        files = plan_videos(out, wanted, count, grid=grid, overwrite=overwrite)
+    pipe = Pipeline(opened, engine, threads=threads, low_memory=low_memory)
     if engine == "auto" and opened.engine_names():
         typer.echo(f"engine {pipe.engine_reason}", err=True)
     start: Any = _one_or_all(init_image)
+    last: Any = _one_or_all(last_image)
     with step_bar("denoising") as advance:
         result = pipe(
             class_labels=labels,
@@ -164,6 +224,7 @@ def generate(
             num_images_per_prompt=images_per_prompt,
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
+            guidance_scale_2=guidance_scale_2,
             true_cfg_scale=true_cfg_scale,
             guidance_channels=_channels(guidance_channels),
             guidance_interval=guidance_interval,
@@ -174,20 +235,50 @@ def generate(
             skip_layer_guidance_start=skip_layer_guidance_interval[0],
             skip_layer_guidance_stop=skip_layer_guidance_interval[1],
             seed=_one_or_all(seed),
+            num_frames=frames,
             height=height,
             width=width,
+            frame_rate=fps,
             scheduler=scheduler,
             eta=eta,
             image=start,
+            last_image=last,
+            video=init_video,
             strength=strength,
-            vae_tile=vae_tile,
-            callback=lambda step, total, latents: advance(step + 1, total),
+            window_frames=window_frames,
+            window_overlap=window_overlap,
+            vae_tile=_tile(vae_tile),
+            decode_timestep=decode_timestep,
+            decode_noise_scale=decode_noise_scale,
+            progress=lambda what, done, total: advance(done, total, what),
         )
+    if video:
+        videos: Any = result.frames
+        write_videos(videos, files, result.frame_rate or _FRAME_RATE, grid=grid, overwrite=overwrite)
+        made = "1 video" if len(videos) == 1 else f"{len(videos)} videos"
+        typer.echo(f"{_where(files)}: {made} of {len(videos[0])} frames, {_ending(result)}")
+        return
     pictures: list[Any] = list(result.images)
     write_pictures([contact_sheet(pictures, columns)] if grid else pictures, files, overwrite=overwrite)
-    where = str(files[0]) if len(files) == 1 else f"{files[0].parent}: {files[0].name} … {files[-1].name}"
-    count = "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
-    typer.echo(f"{where}: {count}, seed {_seed_text(result.seed)}, {result.seconds['total']:.2f} s")
+    made = "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
+    typer.echo(f"{_where(files)}: {made}, {_ending(result)}")
+
+
+def _where(files: list[Path]) -> str:
+    return str(files[0]) if len(files) == 1 else f"{files[0].parent}: {files[0].name} … {files[-1].name}"
+
+
+def _ending(result: Output) -> str:
+    return f"seed {_seed_text(result.seed)}, {result.seconds['total']:.2f} s"
+
+
+def _tile(text: str | None) -> int | Literal["model"] | None:
+    if text is None or text == "model":
+        return text  # type: ignore[return-value]
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"--vae-tile: {text!r} came, expected a number of pixels, or model") from None
 
 
 def _labels(bundle: Bundle, class_label: list[str], seeds: list[int]) -> list[int]:

@@ -273,7 +273,7 @@ class TestFiles:
         ({"video": np.zeros((9, 20, 20, 3))}, "came, but height|no multiple|20"),
         ({"video": np.zeros((10, 24, 20, 3))}, "video: 10 came, .*the nearest are 9 and 13; cut it to one of these"),
         ({"video": np.zeros((9, 24, 20, 3)), "num_frames": 13}, "video: 9 frames came, num_frames is 13"),
-        ({"strength": 0.5}, "strength: 0.5 came without a picture to start from"),
+        ({"strength": 0.5}, "strength: 0.5 came without an image or a video"),
         ({"decode_timestep": 0.1}, "decode_timestep: this bundle's VAE decoder takes none"),
         ({"vae_tile": 12}, "vae_tile: 12 came, expected a multiple of 16 pixels"),
     ],
