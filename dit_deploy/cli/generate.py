@@ -34,7 +34,7 @@ def generate(
         typer.Argument(
             metavar="OUT",
             help="A .png, .jpg or .webp file for one picture or a grid; a folder (0000.png, …) for several. A "
-            ".mp4, .mkv, .mov, .gif or .webp file for one video; a folder for its frames, or for several videos (0000.mp4, …).",
+            ".mp4, .mkv, .mov, .gif or .webp file for one video; a folder for its frames, or several (0000.mp4, …).",
             show_default=False,
         ),
     ],

@@ -189,12 +189,6 @@ def test_a_variance_has_the_axes_of_the_latents() -> None:
         )
 
 
-def test_five_axes_pass() -> None:
-    video = _axes(LATENTS, BATCH, 4, Axis(name="frames"), *PATCHED)
-    prediction = video.model_copy(update={"name": "prediction"})
-    manifest(**_with_denoiser(inputs=(video, TIMESTEP, LABELS), outputs=(prediction,)))
-
-
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
