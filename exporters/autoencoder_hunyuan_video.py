@@ -14,18 +14,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from diffusers.models.autoencoders import autoencoder_kl_hunyuan_video as theirs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_deploy.bundle import Axis, Component, TensorSpec, Tiling
+from dit_deploy.bundle import Axis, Component, TensorSpec, Tiling, shape_of
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters.modules import check_class, load_diffusers
 from dit_deploy.exporters.source import Graph
 
-__all__ = ["TEMPORAL", "Decoder", "Encoder", "graphs", "tiling"]
+__all__ = ["TEMPORAL", "Decoder", "Encoder", "PictureEncoder", "graphs", "picture_graph", "tiling"]
 
 _CLASS = "AutoencoderKLHunyuanVideo"
 #: Frames that a latent frame stands for, but the first: the only number that diffusers' decoder knows.
@@ -76,6 +77,40 @@ def graphs(folder: Path, channels: int, frames: int, sample_size: int) -> tuple[
         ),
     ]
     return halves, compression, scale
+
+
+def picture_graph(folder: Path, component: str, output: str, sample_size: int) -> Graph:
+    """Return the graph that makes latents of a video's first picture, and zeros for the frames after it.
+
+    Args:
+        component: its name in the bundle.
+        output: the name of the latents, float32 [batch, channels, latent_frames, latent_height, latent_width].
+        sample_size: height and width of the latents at which it is proved.
+    """
+    config = _config(folder)
+    channels = config["latent_channels"]
+    images, latents = (
+        _images(config["in_channels"], config["spatial_compression_ratio"], 0, 1),
+        _latents(output, channels),
+    )
+    given = TensorSpec(name="given", dtype="int64", axes=(images.axes[0], images.axes[2]), minimum=0, maximum=1)
+    noise = (images.axes[0], channels, 1, *latents.axes[3:])
+
+    def feeds(sizes: Mapping[str, int], _: int) -> dict[str, Any]:
+        return {"given": np.ones(shape_of(given, sizes))}
+
+    return Graph(
+        component,
+        Component(
+            path=f"{component}/model.onnx",
+            inputs=(images, given, TensorSpec(name="noise", dtype="float32", axes=noise)),
+            outputs=(latents,),
+        ),
+        lambda: PictureEncoder(_load(folder)),
+        {"batch": 2, "latent_frames": 2, "latent_height": sample_size, "latent_width": sample_size},
+        reference=lambda: _PictureReference(_load(folder)),
+        feeds=feeds,
+    )
 
 
 def tiling(compression: int) -> Tiling:
@@ -145,6 +180,27 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
         return (self.decoder(self.post_quant_conv(latents / self.scale)) / 2 + 0.5,)
+
+
+class PictureEncoder(nn.Module):
+    """A video's frames, of which the first counts, and noise → its latents, drawn; zeros for the frames after it."""
+
+    def __init__(self, vae: AutoencoderKLHunyuanVideo) -> None:
+        super().__init__()
+        self.encoder = Encoder(vae)
+
+    def forward(self, images: Tensor, given: Tensor, noise: Tensor) -> tuple[Tensor]:
+        """Return latents [batch, channels, latent_frames, height, width], 0 where no picture is given.
+
+        Args:
+            images: [batch, 3, frames, height, width] in 0 … 1.
+            given: int64 [batch, frames], 1 where a picture is.
+            noise: [batch, channels, 1, height, width].
+        """
+        mean, std = self.encoder(images[:, :, :1])
+        latents = (mean + std * noise) * given[:, :1, None, None, None].to(images.dtype)
+        later = (images.shape[2] + TEMPORAL - 1) // TEMPORAL - 1
+        return (F.pad(latents, (0, 0, 0, 0, 0, later)),)
 
 
 def for_any_size(module: nn.Module) -> nn.Module:
@@ -239,3 +295,17 @@ class _DecoderReference(nn.Module):
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
         return (self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0] / 2 + 0.5,)
+
+
+class _PictureReference(nn.Module):
+    """diffusers' autoencoder, called as ``HunyuanSkyreelsImageToVideoPipeline`` calls it."""
+
+    def __init__(self, vae: AutoencoderKLHunyuanVideo) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: Tensor, given: Tensor, noise: Tensor) -> tuple[Tensor]:
+        posterior = self.vae.encode(images[:, :, :1] * 2 - 1).latent_dist
+        latents = (posterior.mean + posterior.std * noise) * self.vae.config.scaling_factor
+        frames = (images.shape[2] - 1) // self.vae.temporal_compression_ratio
+        return (torch.cat([latents, latents.new_zeros(*latents.shape[:2], frames, *latents.shape[3:])], dim=2),)

@@ -18,6 +18,7 @@ PIPELINES: dict[str, str] = {
     "LTXPipeline": "ltx",
     "LTXImageToVideoPipeline": "ltx",
     "HunyuanVideoPipeline": "hunyuan_video",
+    "HunyuanSkyreelsImageToVideoPipeline": "hunyuan_video",
     "WanPipeline": "wan",
     "WanImageToVideoPipeline": "wan",
     "SpacetimeDiTPipeline": "spacetime_dit",

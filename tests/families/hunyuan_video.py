@@ -1,4 +1,4 @@
-"""A tiny random HunyuanVideo pipeline, saved by diffusers, that draws something: no parameter is all zeros.
+"""Tiny random HunyuanVideo pipelines, saved by diffusers, that draw something: no parameter is all zeros.
 
 Sizes are unlike diffusers' own test configurations: three heads, three axes of rotary of different sizes, two single
 blocks for one of both streams, a VAE of five channels that compresses 4 × 4 pixels and 4 frames.
@@ -14,6 +14,7 @@ import torch
 from diffusers import (
     AutoencoderKLHunyuanVideo,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanSkyreelsImageToVideoPipeline,
     HunyuanVideoPipeline,
     HunyuanVideoTransformer3DModel,
 )
@@ -79,8 +80,11 @@ def make_autoencoder(*, seed: int = 0, **options: Any) -> AutoencoderKLHunyuanVi
     return fill_zeros(AutoencoderKLHunyuanVideo(**{**sizes, **options})).eval()
 
 
-def make_hunyuan_video(folder: Path, *, seed: int = 0, **options: Any) -> Path:
-    """Save a random ``HunyuanVideoPipeline`` in ``folder`` and return it; ``options`` are the transformer's."""
+def make_hunyuan_video(folder: Path, *, from_picture: bool = False, seed: int = 0, **options: Any) -> Path:
+    """Save a random ``HunyuanVideoPipeline`` in ``folder``, or one of SkyReels that starts from a picture; return it.
+
+    ``options`` are the transformer's.
+    """
     template = re.sub(r"<\|\w+\|>", " ", DEFAULT_PROMPT_TEMPLATE["template"])
     pieces = llama_tokenizer(folder / "made_tokenizer", template)
     words = clip_tokenizer(folder / "made_tokenizer_2")
@@ -106,7 +110,9 @@ def make_hunyuan_video(folder: Path, *, seed: int = 0, **options: Any) -> Path:
         eos_token_id=2,  # as in the released config: the pooled state is that of the largest id
         pad_token_id=1,
     )
-    pipeline = HunyuanVideoPipeline(
+    if from_picture:
+        options["in_channels"] = 2 * CHANNELS
+    pipeline = (HunyuanSkyreelsImageToVideoPipeline if from_picture else HunyuanVideoPipeline)(
         text_encoder=fill_zeros(LlamaModel(llama)).eval(),
         tokenizer=PreTrainedTokenizerFast.from_pretrained(folder / "made_tokenizer"),
         transformer=make_transformer(seed=seed, **options),

@@ -124,6 +124,25 @@ def test_pieces_in_space_are_diffusers(made: Exported) -> None:
         made.reference.vae.use_tiling = False
 
 
+def test_video_to_video_goes_on_from_the_videos_latents(made: Exported) -> None:
+    """diffusers has no such pipeline: here its own is given the latents and the noise levels that are left."""
+    arguments: dict[str, Any] = {"prompt": PROMPTS[0], "guidance_scale": 3.0}
+    video = np.random.default_rng(0).random((21, 16, 32, 3), dtype=np.float32)
+    output = made.pipeline(video=video, strength=0.5, num_inference_steps=4, seed=5, output_type="numpy", **arguments)
+    reference, generator = made.reference, torch.Generator("cpu").manual_seed(5)
+    with torch.no_grad():
+        posterior = reference.vae.encode(torch.from_numpy(video).permute(3, 0, 1, 2)[None] * 2 - 1).latent_dist
+    clean = posterior.sample(generator) * reference.vae.config.scaling_factor
+    sigmas = np.linspace(1.0, 0.0, 5)[2:-1]
+    reference.scheduler.set_timesteps(sigmas=sigmas)
+    level = reference.scheduler.sigmas[0]
+    start = (1 - level) * clean + level * torch.randn(clean.shape, generator=generator)
+    sides = {"num_frames": 21, "height": 16, "width": 32}
+    for kind, found, limit in (("latent", output.latents, LATENTS), ("np", output.frames, FRAMES)):
+        expected = np.asarray(reference(latents=start, sigmas=sigmas, output_type=kind, **sides, **arguments).frames)
+        assert np.abs(found - expected).max() <= limit * max(1.0, np.abs(expected).max())
+
+
 class _NoNoise:
     """A source of draws that are all 0, so that what is drawn from a posterior is its mean."""
 
@@ -276,7 +295,7 @@ class TestBadInput:
         [
             ("transformer", {"text_embed_dim": 64}, "width 36, the transformer's text_embed_dim is 64"),
             ("transformer", {"pooled_projection_dim": 64}, "width 28, the transformer's pooled_projection_dim is 64"),
-            ("transformer", {"out_channels": 8}, "5 channels in and 8 out"),
+            ("transformer", {"out_channels": 8}, "5 channels in and 8 out; expected as many in as out"),
             ("transformer", {"image_condition_type": "token_replace"}, "image_condition_type token_replace"),
             ("vae", {"temporal_compression_ratio": 8}, "Unsupported time_compression_ratio: 8"),
             ("vae", {"latent_channels": 7}, "7 latent channels, the denoiser 5"),
