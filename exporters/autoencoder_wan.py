@@ -87,10 +87,8 @@ def graphs(folder: Path, config: Mapping[str, Any]) -> list[Graph]:
     encoder = Component(
         path="vae_encoder/model.onnx",
         inputs=(images.model_copy(update={"minimum": 0, "maximum": 1}),),
-        outputs=(
-            latents_tensor("mean", config["z_dim"], "of the latents' posterior, ready for the denoiser"),
-            latents_tensor("std", config["z_dim"], "standard deviation of the latents' posterior"),
-        ),
+        # Without the deviation: the pipelines of Wan take the posterior's mode.
+        outputs=(latents_tensor("mean", config["z_dim"], "of the latents' posterior, ready for the denoiser"),),
     )
     decoder = Component(path="vae_decoder/model.onnx", inputs=(latents,), outputs=(images,))
     return [
@@ -140,7 +138,7 @@ class Statistics(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Videos [batch, 3, frames, height, width] in 0 … 1 → ``mean`` and ``std`` of the latents' posterior."""
+    """Videos [batch, 3, frames, height, width] in 0 … 1 → ``mean`` of the latents' posterior."""
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
@@ -148,14 +146,13 @@ class Encoder(nn.Module):
         self.statistics = Statistics(vae.config)
         self.encoder, self.quant_conv = at_once(vae.encoder), vae.quant_conv
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.encode(images * 2 - 1)
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.encode(images * 2 - 1),)
 
-    def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation of the posterior of a video in −1 … 1."""
-        mean, logarithm = self.quant_conv(self.encoder(theirs.patchify(video, self.patch))).chunk(2, dim=1)
-        std = torch.exp(0.5 * logarithm.clamp(-30.0, 20.0))
-        return (mean - self.statistics.mean) / self.statistics.std, std / self.statistics.std
+    def encode(self, video: Tensor) -> Tensor:
+        """Return the mean of the posterior of a video in −1 … 1."""
+        mean, _ = self.quant_conv(self.encoder(theirs.patchify(video, self.patch))).chunk(2, dim=1)
+        return (mean - self.statistics.mean) / self.statistics.std
 
 
 class Decoder(nn.Module):
@@ -254,9 +251,9 @@ class _EncoderReference(nn.Module):
         super().__init__()
         self.vae, self.statistics = vae, Statistics(vae.config)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self.vae.encode(images * 2 - 1).latent_dist
-        return (posterior.mean - self.statistics.mean) / self.statistics.std, posterior.std / self.statistics.std
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        mode = self.vae.encode(images * 2 - 1).latent_dist.mode()
+        return ((mode - self.statistics.mean) / self.statistics.std,)
 
 
 class _DecoderReference(nn.Module):

@@ -88,7 +88,7 @@ class Beside(nn.Module):
 
     def forward(self, images: Tensor, given: Tensor) -> tuple[Tensor]:
         known = given.to(images.dtype)  # [batch, frames]
-        latents, _ = self.encoder.encode((images * 2 - 1) * known[:, None, :, None, None])
+        latents = self.encoder.encode((images * 2 - 1) * known[:, None, :, None, None])
         known = torch.cat([known[:, :1].expand(-1, FRAMES - 1), known], dim=1)
         mask = known.unflatten(1, (latents.shape[2], FRAMES)).transpose(1, 2)[..., None, None]
         return (torch.cat([mask.expand(-1, -1, -1, *latents.shape[3:]), latents], dim=1),)
@@ -106,7 +106,7 @@ class FirstFrame(nn.Module):
 
     def forward(self, images: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         known = given[:, :1].to(images.dtype)[:, None, :, None, None]  # [batch, 1, 1, 1, 1]
-        latents, _ = self.encoder.encode(images[:, :, :1] * 2 - 1)
+        latents = self.encoder.encode(images[:, :, :1] * 2 - 1)
         others = (0, 0, 0, 0, 0, (given.shape[1] - 1) // FRAMES)
         mask = known.expand(-1, -1, -1, *latents.shape[3:])
         return F.pad(latents * known, others), F.pad(mask, others)

@@ -30,7 +30,7 @@ from transformers import (
 from tests.families.tokenizers import t5_tokenizer
 from tests.models import fill_zeros
 
-__all__ = ["CHANNELS", "IMAGE_SIZE", "TEXT_WIDTH", "Kind", "make_transformer", "make_vae", "make_wan"]
+__all__ = ["CHANNELS", "IMAGE_SIZE", "TEXT_WIDTH", "Kind", "make_pipeline", "make_transformer", "make_vae", "make_wan"]
 
 #: Wan 2.1's text to video, image to video, first and last frame to video; 2.2's 14-billion models; its 5-billion model.
 Kind = Literal["t2v", "i2v", "flf2v", "t2v-2.2", "i2v-2.2", "ti2v"]
@@ -74,7 +74,7 @@ def make_transformer(kind: Kind = "t2v", seed: int = 0, **options: Any) -> WanTr
         "patch_size": (1, 2, 2),
         "num_attention_heads": _HEADS,
         "attention_head_dim": _HEAD,
-        "in_channels": CHANNELS if kind in ("t2v", "t2v-2.2", "ti2v") else 4 + 2 * CHANNELS,
+        "in_channels": 4 + 2 * CHANNELS if kind in ("i2v", "flf2v", "i2v-2.2") else CHANNELS,
         "out_channels": CHANNELS,
         "text_dim": TEXT_WIDTH,
         "freq_dim": 32,
@@ -91,6 +91,15 @@ def make_transformer(kind: Kind = "t2v", seed: int = 0, **options: Any) -> WanTr
 
 def make_wan(folder: Path, kind: Kind = "t2v", *, seed: int = 0) -> Path:
     """Save a random pipeline of ``kind`` in ``folder`` and return its own folder."""
+    make_pipeline(folder, kind, seed=seed).save_pretrained(folder / kind)
+    return folder / kind
+
+
+def make_pipeline(folder: Path, kind: Kind = "t2v", *, seed: int = 0) -> Any:
+    """Return a random pipeline of ``kind``, always the same; its tokenizer is written in ``folder``.
+
+    diffusers reads a saved one with the package ``accelerate`` only.
+    """
     pieces = t5_tokenizer(folder / "made_tokenizer")
     torch.manual_seed(seed)
     text = UMT5Config(
@@ -130,9 +139,7 @@ def make_wan(folder: Path, kind: Kind = "t2v", *, seed: int = 0) -> Path:
         parts |= {"transformer_2": make_transformer(kind, seed + 1), "boundary_ratio": 0.8}
     if kind == "ti2v":
         parts["expand_timesteps"] = True
-    pipeline = (WanImageToVideoPipeline if "i2v" in (kind, kind[:3]) or kind == "flf2v" else WanPipeline)(**parts)
-    pipeline.save_pretrained(folder / kind)
-    return folder / kind
+    return (WanPipeline if kind in ("t2v", "t2v-2.2", "ti2v") else WanImageToVideoPipeline)(**parts)
 
 
 def _randomised(model: nn.Module, kind: str) -> Any:

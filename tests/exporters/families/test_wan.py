@@ -1,0 +1,138 @@
+"""Wan 2.1, text to video: our graphs and videos against diffusers' transformer and pipelines, unmodified."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from diffusers import WanVideoToVideoPipeline
+from PIL import Image
+
+from dit_deploy.errors import InputError
+from dit_deploy.runtimes.prompts import PromptReader
+from tests.families.wan import CHANNELS, TEXT_WIDTH
+from tests.families.wan_both import Both, both
+
+#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+pytestmark = pytest.mark.slow
+
+PROMPTS = ["a photo of a small cat on a red sofa", "  картина &amp;amp; маслом:\n\tлиса в снегу, 高清细节 "]
+NEGATIVES = ["low quality, blurry", ""]
+#: Frames and pixels; the pipeline takes multiples of 16.
+SIZES = [(1, 16, 16), (5, 32, 48), (13, 48, 16)]
+EMBEDDINGS, GRAPH = 1e-4, 1e-4
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Both:
+    return both(tmp_path_factory.mktemp("wan"), "t2v")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_videos_are_diffusers(made: Both, size: tuple[int, int, int]) -> None:
+    made.draw(*size, prompt=PROMPTS[0], negative_prompt=NEGATIVES[0], guidance_scale=4.0, num_inference_steps=4)
+
+
+def test_several_prompts_and_negatives(made: Both) -> None:
+    made.draw(9, 16, 32, prompt=PROMPTS, negative_prompt=NEGATIVES, guidance_scale=2.5, num_inference_steps=3)
+
+
+def test_the_usual_run_is_the_pipelines(made: Both) -> None:
+    made.draw(5, 16, 16, prompt=PROMPTS[1], num_inference_steps=2)
+    made.draw(5, 16, 16, prompt=PROMPTS[1], guidance_scale=1.0, num_inference_steps=2)
+    manifest = made.bundle.manifest
+    assert manifest.guidance.default_scale == 5.0 and manifest.scheduler.num_inference_steps == 50
+    assert manifest.latents.frame_rate == 16.0 and manifest.latents.temporal_compression == 4
+
+
+def test_several_videos_a_prompt(made: Both) -> None:
+    made.draw(
+        5, 32, 16, prompt=PROMPTS, num_images_per_prompt=2, num_inference_steps=2,
+        theirs={"num_images_per_prompt": None, "num_videos_per_prompt": 2},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_video_to_video_is_diffusers(made: Both, strength: float) -> None:
+    frames = np.random.default_rng(4).integers(0, 256, (9, 32, 48, 3), dtype=np.uint8)
+    components = {name: part for name, part in made.reference.components.items() if name != "transformer_2"}
+    reference = WanVideoToVideoPipeline(**components)
+    reference.set_progress_bar_config(disable=True)
+    video = [Image.fromarray(frame) for frame in frames]
+    made.draw(
+        9, 32, 48, prompt=PROMPTS[0], video=video, strength=strength, num_inference_steps=4, reference=reference,
+        theirs={"num_frames": None},
+    )  # fmt: skip
+
+
+def test_embeddings_are_the_pipelines(made: Both) -> None:
+    texts = [*PROMPTS, "", "cat " * 700]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = PromptReader(made.bundle, made.pipeline.pool)(texts)["encoder_hidden_states"]
+    with torch.no_grad():
+        expected, _ = made.reference.encode_prompt(texts, do_classifier_free_guidance=False, max_sequence_length=512)
+    assert found.shape == expected.shape == (4, 512, TEXT_WIDTH)
+    assert np.abs(found - expected.numpy()).max() <= EMBEDDINGS * np.abs(expected.numpy()).max()
+    assert not found[2, 1:].any() and found[3].any(axis=-1).all()
+
+
+@pytest.mark.parametrize(
+    ("batch", "frames", "rows", "columns", "tokens"),
+    [(1, 1, 1, 1, 1), (3, 7, 9, 4, 6), (2, 4, 3, 17, 130), (1, 5, 21, 25, 512)],
+)
+def test_the_plain_graph_is_the_transformer(
+    made: Both, batch: int, frames: int, rows: int, columns: int, tokens: int
+) -> None:
+    """At sizes not traced: run by ONNX Runtime alone, against diffusers' class called as its pipeline calls it."""
+    random = np.random.default_rng(batch + tokens)
+    arrays = {
+        "latents": random.standard_normal((batch, CHANNELS, frames, 2 * rows, 2 * columns)),
+        "timestep": random.integers(0, 1000, batch),
+        "encoder_hidden_states": random.standard_normal((batch, tokens, TEXT_WIDTH)),
+    }
+    feeds = {name: array.astype(np.float32) for name, array in arrays.items()}
+    session = ort.InferenceSession(made.bundle.component_path("denoiser"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(["prediction"], feeds)
+    tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    with torch.no_grad():
+        expected = made.reference.transformer(
+            tensors.pop("latents"), timestep=torch.from_numpy(arrays["timestep"]), return_dict=False,
+            encoder_hidden_states=tensors["encoder_hidden_states"],
+        )[0].numpy()  # fmt: skip
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= GRAPH * np.abs(expected).max()
+
+
+def test_no_graph_has_float64(made: Both) -> None:
+    for name in made.bundle.manifest.components:
+        model = onnx.load(made.bundle.component_path(name), load_external_data=False)
+        types = {value.type.tensor_type.elem_type for value in model.graph.value_info}
+        assert not types & {onnx.TensorProto.DOUBLE, onnx.TensorProto.COMPLEX64}, name
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (
+                {"num_frames": 6},
+                r"num_frames: 6 came, .*\(expected 1 more than a multiple of 4\); the nearest are 5 and 9",
+            ),
+            ({"num_frames": 0}, "num_frames: 0 came"),
+            ({"num_frames": 257}, "num_frames: 257 came"),
+            ({"width": 20}, "width: 20 came, expected a multiple of 8 pixels"),
+            ({"height": 520}, "height"),
+            ({"last_image": Image.new("RGB", (16, 16))}, "last_image: this bundle makes no video of pictures"),
+        ],
+    )
+    def test_arguments(self, made: Both, arguments: dict[str, Any], message: str) -> None:
+        usual = {"prompt": "a", "num_frames": 5, "height": 16, "width": 16}
+        with pytest.raises(InputError, match=message) as caught:
+            made.pipeline(num_inference_steps=1, **{**usual, **arguments})
+        assert "\n" not in str(caught.value)
