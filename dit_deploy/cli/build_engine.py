@@ -34,13 +34,20 @@ def build_engine(
         ),
     ] = None,
     minimum: Annotated[
-        str | None, _option("BxHxW", "Smallest size: pictures and pixels.", "the training size, 1 picture", "--min")
+        str | None,
+        _option(
+            "BxHxW", "Smallest size: pictures and pixels; BxFxHxW, a video's.", "the training size, 1 picture", "--min"
+        ),
     ] = None,
     optimum: Annotated[str | None, _option("BxHxW", "Size it is fastest at.", "the training size", "--opt")] = None,
     maximum: Annotated[str | None, _option("BxHxW", "Largest size.", "the training size, 4 pictures", "--max")] = None,
     resolution: Annotated[
         list[str] | None,
-        _option("HxW", "Instead: a profile for each, the hot one first; --min and --max hold the rest.", "none"),
+        _option(
+            "HxW",
+            "Instead: a profile for each, the hot one first; BxFxHxW with frames; --min and --max hold the rest.",
+            "none",
+        ),
     ] = None,
     sm: Annotated[
         list[str] | None,
@@ -170,8 +177,13 @@ def _print(engine: Any) -> None:
     size = sum(file.size for file in record.files.values())
     built = ", ".join(name for name in record.components if name != SOLVER)
     typer.echo(f"{engine.path}: {record.precision} {built}, {size / 1e6:.1f} MB, built in {record.seconds:.1f} s")
-    denoiser = record.components.get("denoiser")
-    wider = [name for name, why in denoiser.kept.items() if not why.startswith("FP32")] if denoiser else []
+    wider = [
+        name
+        for part in record.components
+        if part.startswith("denoiser")
+        for name, why in record.components[part].kept.items()
+        if not why.startswith("FP32")
+    ]
     if wider:
         typer.echo(f"kept wider: {', '.join(wider)}")
     if record.parity is None:

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from dit_deploy.bundle import Bundle
 from dit_deploy.errors import NotFiniteError
+from dit_deploy.parity.examples import given_pictures
 from dit_deploy.parity.limits import limits_for
 from dit_deploy.parity.metrics import largest_difference, psnr, relative_error, ssim
 from dit_deploy.parity.prompts import COMPARISON, take
+from dit_deploy.parity.sizes import tried_size
 from dit_deploy.runtimes import Pipeline, Runner
+from dit_deploy.runtimes.frames import is_video
 
 __all__ = ["Drawn", "EngineParity", "compare_with_plain", "is_large", "plain_pictures", "spread_labels"]
 
@@ -35,7 +38,9 @@ _LARGE = 500_000_000
 
 @dataclass(frozen=True)
 class Drawn:
-    """What one side drew: pictures [batch, height, width, channels] in 0 … 1 where there is a decoder, and latents.
+    """What one side drew: pictures [pictures, height, width, channels] in 0 … 1 where there is a decoder, and latents.
+
+    Of videos each frame is a picture.
 
     ``subjects`` are the pipeline's argument that says what: ``class_labels`` or ``prompt``, one a picture.
     """
@@ -103,8 +108,8 @@ def plain_pictures(
     """Draw with the plain graphs what engines are compared with.
 
     Args:
-        class_labels, prompts: by default :data:`PICTURES` of them, two for a large model: prompts where the bundle has
-            text encoders, else labels spread over all classes; none where its denoiser takes neither.
+        class_labels, prompts: by default :data:`PICTURES` of them, two for a large model and of videos: prompts where
+            the bundle has text encoders, else labels spread over all classes; none where its denoiser takes neither.
         num_inference_steps: by default the manifest's, eight for a large model.
     """
     if class_labels is not None:
@@ -112,7 +117,7 @@ def plain_pictures(
     elif prompts is not None:
         subjects = {"prompt": list(prompts)}
     else:
-        subjects = _subjects(bundle, 2 if is_large(bundle) else PICTURES)
+        subjects = _subjects(bundle, 2 if is_large(bundle) or is_video(bundle.manifest) else PICTURES)
     steps = _steps(bundle) if num_inference_steps is None else num_inference_steps
     return _draw(
         Pipeline(bundle, "onnx", threads=threads), subjects, steps, seed, "drawing with the plain graphs", progress
@@ -214,6 +219,9 @@ def _draw(
 
     count = max((len(values) for values in subjects.values()), default=1)
     given: dict[str, Any] = {name: list(values) for name, values in subjects.items()}
+    manifest = pipeline.bundle.manifest
+    size = tried_size(manifest)
+    given |= size | given_pictures(manifest, count, size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of prompts that are cut: both sides read as much of them
         output = pipeline(
@@ -223,7 +231,10 @@ def _draw(
             output_type="numpy" if drawable else "latent",
             callback=tell,
         )
-    images = np.asarray(output.images) if drawable else None
+    images = None
+    if drawable:
+        made = np.asarray(output.frames if is_video(manifest) else output.images)
+        images = made.reshape(-1, *made.shape[-3:])
     return Drawn(images, output.latents, dict(subjects), steps)
 
 

@@ -39,7 +39,7 @@ def component_profile(manifest: Manifest, name: str, sizes: Sizes, others: Mappi
     """
     component = manifest.components[name]
     if manifest.latents.frames is not None and name in ("vae_encoder", "vae_decoder"):
-        sizes = _of_autoencoder(manifest, component, sizes)
+        sizes = _of_autoencoder(manifest, name, sizes)
     found: dict[str, SizeRange] = {}
     for spec in component.inputs:
         for axis in spec.axes:
@@ -54,15 +54,18 @@ def component_profile(manifest: Manifest, name: str, sizes: Sizes, others: Mappi
     return Profile(sizes=found)
 
 
-def _of_autoencoder(manifest: Manifest, component: Component, sizes: Sizes) -> Sizes:
+def _of_autoencoder(manifest: Manifest, name: str, sizes: Sizes) -> Sizes:
     """Return what a part of the VAE is given at once, of videos.
 
-    A VAE of pictures is given frames of all samples, as many as go together; one that always cuts in time, pieces.
+    A VAE of pictures is given frames of all samples, a decoder as many as go together; one that always cuts in time,
+    pieces.
     """
-    if len(component.inputs[0].axes) == 4:
+    if len(manifest.components[name].inputs[0].axes) == 4:
         _, usual, many = (batch * frames for batch, frames in zip(sizes.batch, sizes.frames, strict=True))
-        most = [pictures_at_once(height * width) for height, width in zip(sizes.height, sizes.width, strict=True)]
-        return replace(sizes, batch=(1, min(usual, most[1]), min(many, most[0])), frames=(1, 1, 1))
+        if name == "vae_decoder":
+            most = [pictures_at_once(height * width) for height, width in zip(sizes.height, sizes.width, strict=True)]
+            usual, many = min(usual, most[1]), min(many, most[0])
+        return replace(sizes, batch=(1, usual, many), frames=(1, 1, 1))
     piece = pieces_of(None, manifest).frames
     if piece is None or (latent_frames(manifest, sizes.frames[2]) or 1) <= piece.tile:
         return sizes

@@ -22,6 +22,7 @@ from dit_deploy.exporters.builders.profiles import plan_profiles, range_profiles
 from dit_deploy.exporters.builders.recipe import Compute, Recipe
 from dit_deploy.exporters.builders.text_sizes import text_sizes
 from dit_deploy.exporters.calibration.texts import read_prompts
+from dit_deploy.exporters.component_roles import denoisers
 from dit_deploy.parity.limits import limits_for
 from dit_deploy.runtimes import cpu_ops
 
@@ -132,7 +133,7 @@ def make_plan(
         inner = "fp16" if chosen_precision == "fp16" else "bf16" if chosen_precision == "bf16" else "fp32"
     recipes = {
         component: _recipe(
-            component == "denoiser",
+            component in denoisers(bundle.manifest),
             chosen_precision,
             inner,
             attention=attention if attention != "auto" else _attention(chosen_provider, inner),

@@ -15,6 +15,7 @@ from dit_deploy.bundle.engine import Profile, SizeRange
 from dit_deploy.errors import InputError
 from dit_deploy.exporters.builders.component_profiles import Sizes, component_profile
 from dit_deploy.exporters.builders.extents import Ends, Extent, usual_extent, with_frames, within
+from dit_deploy.exporters.component_roles import denoisers
 
 __all__ = [
     "DEFAULT_MAX_BATCH",
@@ -205,7 +206,6 @@ def _profiles(
     for box in boxes:
         for name, sizes in (("height", box.height), ("width", box.width)):
             _multiples(name, sizes, latents.patch_size * latents.spatial_compression)
-    denoisers = {"denoiser", manifest.experts.component if manifest.experts is not None else "denoiser"}
     guided = batched_guidance and manifest.guidance.kind == "classifier_free"
     few, usual, many = batches
     doubled = (few, 2 * usual, 2 * many)
@@ -214,7 +214,9 @@ def _profiles(
             component_profile(
                 manifest,
                 name,
-                Sizes(doubled if guided and name in denoisers else batches, box.height, box.width, box.frames),
+                Sizes(
+                    doubled if guided and name in denoisers(manifest) else batches, box.height, box.width, box.frames
+                ),
                 {**others, **texts.get(name, {})},
             )
             for box in boxes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -91,12 +91,12 @@ def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int 
         return settled
     plain = plain_pictures(bundle, threads=threads, progress=progress)
 
-    def measure(kept: Collection[str] = ()) -> EngineParity:
+    def measure(kept: Mapping[str, Collection[str]]) -> EngineParity:
         runners: dict[str, Runner] = {}
         for name, recipe in plan.recipes.items():
             path = settled.lowered[name].path
-            if (kept and name == "denoiser") or _for_this_cpu(recipe) != recipe:
-                path = _check_graph(bundle, name, recipe, calibrations.get(name), kept, work)
+            if kept.get(name) or _for_this_cpu(recipe) != recipe:
+                path = _check_graph(bundle, name, recipe, calibrations.get(name), kept.get(name, ()), work)
             if recipe.compute != "fp32":
                 path = _rounded(path, recipe.compute, work)
             library = cpu_ops.library_path() if recipe.integer == "fused" else None
@@ -113,9 +113,12 @@ def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int 
             progress=progress,
         )
 
-    parity = measure()
-    if not parity.passed and plan.adjust and plan.limit is not None and "denoiser" in plan.recipes:
-        parity = _adjust(bundle, plan, work, settled, calibrations["denoiser"], measure, parity, threads, progress)
+    kept: dict[str, tuple[str, ...]] = {}
+    parity = measure(kept)
+    for name, recipe in plan.recipes.items():  # where there are two denoisers, the first first
+        if recipe.quantized and not parity.passed and plan.adjust and plan.limit is not None:
+            adjusting = _Adjusting(bundle, plan, name, work, calibrations[name], threads, progress)
+            parity = adjusting.settle(settled, kept, measure, parity)
     settled.parity = parity.to_dict()
     return settled
 
@@ -146,59 +149,65 @@ def _for_this_cpu(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _adjust(
-    bundle: Bundle,
-    plan: Plan,
-    work: Path,
-    settled: Settled,
-    calibration: Calibration,
-    measure: Callable[[tuple[str, ...]], EngineParity],
-    parity: EngineParity,
-    threads: int | None,
-    progress: Progress,
-) -> EngineParity:
-    """Keep the most sensitive layers of the denoiser wider, as few as the limit needs; return the figures then."""
-    recipe, source = plan.recipes["denoiser"], bundle.component_path("denoiser")
-    assert plan.limit is not None
-    table = _sensitivity(bundle, plan, work, calibration, threads, progress)
-    settled.sensitivity = [[group.name, group.error] for group in table]
-    measured: dict[tuple[str, ...], EngineParity] = {(): parity}
+@dataclass(frozen=True)
+class _Adjusting:
+    """Keeps the most sensitive layers of one denoiser wider."""
 
-    def quality(kept: tuple[str, ...]) -> float:
-        if kept not in measured:
-            measured[kept] = measure(kept)
-        return measured[kept].psnr
+    bundle: Bundle
+    plan: Plan
+    name: str
+    work: Path
+    calibration: Calibration
+    threads: int | None
+    progress: Progress
 
-    chosen = choose_kept(table, quality, plan.limit)
-    progress(f"keeping {len(chosen.layers)} layers wider", 0, 1)
-    target = settled.lowered["denoiser"].path
-    settled.lowered["denoiser"] = lower(source, target, recipe, calibration, chosen.layers)
-    return measured[chosen.layers]
+    def settle(
+        self,
+        settled: Settled,
+        kept: dict[str, tuple[str, ...]],
+        measure: Callable[[Mapping[str, Collection[str]]], EngineParity],
+        parity: EngineParity,
+    ) -> EngineParity:
+        """Keep as few layers as the limit needs, beside those that others keep; return the figures then."""
+        recipe, limit = self.plan.recipes[self.name], self.plan.limit
+        assert limit is not None
+        table = self._sensitivity()
+        settled.sensitivity = [*(settled.sensitivity or []), *([group.name, group.error] for group in table)]
+        measured: dict[tuple[str, ...], EngineParity] = {(): parity}
 
+        def quality(layers: tuple[str, ...]) -> float:
+            if layers not in measured:
+                measured[layers] = measure({**kept, self.name: layers})
+            return measured[layers].psnr
 
-def _sensitivity(
-    bundle: Bundle, plan: Plan, work: Path, calibration: Calibration, threads: int | None, progress: Progress
-) -> tuple[Group, ...]:
-    """Return what each layer, or each block of a large model, costs; worst first."""
-    recipe, path = plan.recipes["denoiser"], bundle.component_path("denoiser")
-    if recipe.smoothing is not None:
-        model = load_graph(path)
-        assert calibration.unsmoothed is not None
-        smooth(model, calibration.unsmoothed.channel_maxima(), recipe.smoothing)
-        path = work / "smoothed" / "denoiser.onnx"
-        save_graph(model, path)
-    feeds = calibration.feeds()
-    every = max(1, len(feeds) // _EVALUATIONS)
-    levels: Literal["int8", "fp8"] = "int8" if recipe.precision == "int8" else "fp8"
-    found = sensitivity(
-        path,
-        calibration.scales(recipe.method, levels, recipe.percentile),
-        feeds[::every],
-        grid=INT8 if levels == "int8" else FP8,
-        kept=recipe.keep,
-        by="block" if is_large(bundle) else "layer",
-        threads=threads,
-        progress=lambda done, total: progress("measuring what each layer costs", done, total),
-    )
-    shutil.rmtree(work / "smoothed", ignore_errors=True)
-    return found.table
+        chosen = choose_kept(table, quality, limit)
+        self.progress(f"keeping {len(chosen.layers)} layers of the {self.name} wider", 0, 1)
+        source, target = self.bundle.component_path(self.name), settled.lowered[self.name].path
+        settled.lowered[self.name] = lower(source, target, recipe, self.calibration, chosen.layers)
+        kept[self.name] = chosen.layers
+        return measured[chosen.layers]
+
+    def _sensitivity(self) -> tuple[Group, ...]:
+        """Return what each layer, or each block of a large model, costs; worst first."""
+        recipe, path = self.plan.recipes[self.name], self.bundle.component_path(self.name)
+        if recipe.smoothing is not None:
+            model = load_graph(path)
+            assert self.calibration.unsmoothed is not None
+            smooth(model, self.calibration.unsmoothed.channel_maxima(), recipe.smoothing)
+            path = self.work / "smoothed" / f"{self.name}.onnx"
+            save_graph(model, path)
+        feeds = self.calibration.feeds()
+        every = max(1, len(feeds) // _EVALUATIONS)
+        levels: Literal["int8", "fp8"] = "int8" if recipe.precision == "int8" else "fp8"
+        found = sensitivity(
+            path,
+            self.calibration.scales(recipe.method, levels, recipe.percentile),
+            feeds[::every],
+            grid=INT8 if levels == "int8" else FP8,
+            kept=recipe.keep,
+            by="block" if is_large(self.bundle) else "layer",
+            threads=self.threads,
+            progress=lambda done, total: self.progress("measuring what each layer costs", done, total),
+        )
+        shutil.rmtree(self.work / "smoothed", ignore_errors=True)
+        return found.table

@@ -9,6 +9,7 @@ from typing import Any
 from dit_deploy.bundle import Bundle, Component, TensorSpec, shape_of
 from dit_deploy.bundle.engine import SizeRange
 from dit_deploy.errors import BundleError
+from dit_deploy.exporters.component_roles import denoisers
 from dit_deploy.runtimes.integrity import check_file
 
 __all__ = ["text_sizes"]
@@ -48,16 +49,11 @@ def text_sizes(bundle: Bundle) -> dict[str, dict[str, SizeRange]]:
         joined = bundle.component(prompts.join)
         found[prompts.join] = _solve(joined, made)
         made = _outputs(joined, found[prompts.join])
-    for name in _denoisers(bundle):
+    for name in denoisers(bundle.manifest):
         found[name] = _solve(bundle.component(name), made)
         if prompts.padding == "dropped":  # one prompt is cut to its own tokens
             found[name] = {axis: one.model_copy(update={"minimum": 1}) for axis, one in found[name].items()}
     return found
-
-
-def _denoisers(bundle: Bundle) -> tuple[str, ...]:
-    experts = bundle.manifest.experts
-    return ("denoiser",) if experts is None else ("denoiser", experts.component)
 
 
 def _lengths(bundle: Bundle, path: str, component: Component) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ its weights stay in the bundle's files, which ONNX Runtime maps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,7 @@ def gather(
     path: Path,
     feeds: Sequence[Mapping[str, Array]],
     *,
+    shared: Collection[str] = (),
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Statistics:
@@ -122,6 +123,7 @@ def gather(
 
     Args:
         feeds: input name → array, [samples, …] each.
+        shared: inputs that all samples have in common, without such an axis.
         threads: threads within an operator; ``None`` is one a core.
         progress: called with the samples done and all of them.
 
@@ -143,7 +145,8 @@ def gather(
         while first < _length(one):
             # The first sample of each size goes alone, and says how many of them fit.
             last = first + at_once.get(shapes, 1)
-            outputs = _run(session, {name: array[first:last] for name, array in one.items()}, path)
+            given = {name: array if name in shared else array[first:last] for name, array in one.items()}
+            outputs = _run(session, given, path)
             _observe(statistics, observed, outputs, path.parent.name)
             fetched = sum(outputs[name].nbytes for name in observed.activations.values())
             at_once.setdefault(shapes, max(1, _FETCHED // max(1, fetched)))

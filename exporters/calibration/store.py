@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dit_deploy import __version__
-from dit_deploy.bundle import Bundle
+from dit_deploy.bundle import Bundle, TensorSpec
 from dit_deploy.bundle.engine import graph_digest
 from dit_deploy.errors import InputError
 from dit_deploy.exporters.calibration._kept import FOLDER, find, locked, read_calibration, write
@@ -37,12 +37,16 @@ from dit_deploy.exporters.calibration.trajectories import (
     Progress,
     Settings,
     decode_latents,
+    picture_feeds,
     plan,
     sample_trajectories,
 )
+from dit_deploy.exporters.component_roles import denoisers, picture_readers
 from dit_deploy.exporters.passes.graph_file import load_graph, save_graph
 from dit_deploy.exporters.passes.smoothing import smooth
+from dit_deploy.runtimes.autoencoder import decoder_inputs
 from dit_deploy.runtimes.integrity import check_component
+from dit_deploy.sampling import NoiseSource
 
 __all__ = ["FOLDER", "Calibration", "calibrate", "read_calibration"]
 
@@ -193,11 +197,19 @@ class _Feeds:
         if self._made is None:
             if not isinstance(self._settings, Settings):
                 self._made = text_feeds(self.bundle, self.component, self._settings, threads=self.threads), None
-            elif self.component == "denoiser":
+            elif self.component in denoisers(self.bundle.manifest):
                 trajectories = sample_trajectories(
                     self.bundle, self._settings, threads=self.threads, progress=self.tell
                 )
-                self._made = trajectories.feeds, trajectories.latents
+                feeds = trajectories.feeds_of(self.component)
+                if not feeds:
+                    raise InputError(
+                        f"calibration: no kept evaluation is the {self.component}'s; give more evaluations or steps"
+                    )
+                self._made = feeds, trajectories.latents
+            elif self.component in picture_readers(self.bundle.manifest):
+                made = picture_feeds(self.bundle, self.component, self._settings, threads=self.threads)
+                self._made = made, None
             else:
                 latents = _latents(self.bundle, self._settings, self.threads, self.tell)
                 self._made = [_autoencoder_feed(self.bundle, self.component, latents, self.threads)], latents
@@ -224,9 +236,13 @@ def _kept_or_made(feeds: _Feeds, identity: dict[str, Any], plain: Calibration | 
                 graph = _smoothed(graph, Path(stack.enter_context(folder)), plain, identity)
                 what = f"{what}, smoothed"
             statistics = gather(
-                graph, given, threads=feeds.threads, progress=lambda done, total: tell(what, done, total)
+                graph,
+                given,
+                shared=[spec.name for spec in bundle.component(component).inputs if not _of_samples(spec)],
+                threads=feeds.threads,
+                progress=lambda done, total: tell(what, done, total),
             )
-        start = component == "denoiser" and plain is None  # of later calibrations
+        start = component in denoisers(bundle.manifest) and plain is None  # of later calibrations
         record = CalibrationRecord.make(
             identity,
             statistics,
@@ -237,6 +253,12 @@ def _kept_or_made(feeds: _Feeds, identity: dict[str, Any], plain: Calibration | 
         )
         write(path, record)
     return Calibration(component, record, path)
+
+
+def _of_samples(spec: TensorSpec) -> bool:
+    """Say whether the first axis of an input counts samples."""
+    first = spec.axes[0] if spec.axes else 0
+    return not isinstance(first, int) and first.name == "batch"
 
 
 def _smoothed(graph: Path, folder: Path, plain: Calibration, identity: dict[str, Any]) -> Path:
@@ -251,7 +273,7 @@ def _smoothed(graph: Path, folder: Path, plain: Calibration, identity: dict[str,
 def _identity(bundle: Bundle, component: str, settings: Settings) -> dict[str, Any]:
     """Return what decides the content of a calibration."""
     manifest = bundle.manifest
-    graphs = {"denoiser", component}
+    graphs = {*denoisers(manifest), component}
     if component == "vae_encoder":
         graphs.add("vae_decoder")
     decisive = {
@@ -263,8 +285,9 @@ def _identity(bundle: Bundle, component: str, settings: Settings) -> dict[str, A
     chosen = asdict(settings)
     chosen["conditions"] = {name: list(values) for name, values in settings.conditions.items()}
     chosen["prompts"] = list(settings.prompts)
-    if not settings.prompts:  # a bundle without text encoders
-        del chosen["prompts"]
+    for name in ("prompts", "size"):  # of a bundle without text encoders; of pictures
+        if not chosen[name]:
+            del chosen[name]
     return {
         "format": CALIBRATION_FORMAT,
         "version": CALIBRATION_VERSION,
@@ -301,7 +324,8 @@ def _text_identity(bundle: Bundle, component: str, texts: Sequence[str]) -> dict
 def _latents(bundle: Bundle, settings: Settings, threads: int | None, progress: Progress | None) -> Floats:
     """Return the latents that the denoiser's calibration with these settings ended in."""
     values = asdict(settings)
-    values.pop("pictures")  # follows from the others
+    for name in ("pictures", "size"):  # they follow from the others, and from the bundle
+        values.pop(name)
     values["prompts"] = settings.prompts or None
     record = calibrate(bundle, **values, threads=threads, progress=progress).record
     assert record.latents is not None
@@ -309,15 +333,21 @@ def _latents(bundle: Bundle, settings: Settings, threads: int | None, progress: 
 
 
 def _autoencoder_feed(bundle: Bundle, component: str, latents: Floats, threads: int | None) -> dict[str, Floats]:
-    """Return the input of a part of the VAE."""
-    names = {spec.name for spec in bundle.component(component).inputs}
-    if component == "vae_decoder" and names == {"latents"}:
-        return {"latents": latents}
-    if component == "vae_encoder" and names == {"images"}:
+    """Return the input of a part of the VAE; one of pictures sees a video frame by frame."""
+    inputs = bundle.component(component).inputs
+
+    def seen(array: Floats) -> Floats:
+        of_frames = array.ndim > len(inputs[0].axes)
+        return np.moveaxis(array, 2, 1).reshape(-1, array.shape[1], *array.shape[3:]) if of_frames else array
+
+    if component == "vae_decoder":
+        given = seen(latents)
+        return {"latents": given, **decoder_inputs(bundle.component(component), given.shape, NoiseSource(0))}
+    if component == "vae_encoder" and len(inputs) == 1:
         if "vae_decoder" not in bundle.manifest.components:
             raise InputError("calibration: a VAE encoder sees decoded pictures, and this bundle has no VAE decoder")
-        return {"images": decode_latents(bundle, latents, threads=threads)}
+        return {"images": seen(decode_latents(bundle, latents, threads=threads))}
     raise InputError(
         f"calibration: {component} came; the inputs of denoiser, vae_decoder and vae_encoder can be made from "
-        "trajectories, those of text encoders from prompts, no others"
+        "trajectories, those of text encoders from prompts, those of image conditions from pictures, no others"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,26 @@ from dit_deploy.bundle import Bundle, Component, TensorSpec
 from dit_deploy.errors import InputError
 from dit_deploy.exporters.calibration._session import MappedRunner
 from dit_deploy.exporters.calibration.texts import made_by_prompts, read_prompts
+from dit_deploy.exporters.component_roles import denoisers, made_of_pictures
+from dit_deploy.parity.examples import given_pictures
 from dit_deploy.parity.prompts import take
+from dit_deploy.parity.sizes import tried_patches, tried_size
 from dit_deploy.runtimes import Binding, BindingPool, Pipeline, Runner
-from dit_deploy.runtimes.autoencoder import Compression, decode
+from dit_deploy.runtimes.autoencoder import Compression, decode, decoder_inputs, pieces_of
 from dit_deploy.runtimes.integrity import check_component
+from dit_deploy.sampling import NoiseSource
 
-__all__ = ["Kept", "Progress", "Recording", "Settings", "Trajectories", "decode_latents", "plan", "sample_trajectories"]
+__all__ = [
+    "Kept",
+    "Progress",
+    "Recording",
+    "Settings",
+    "Trajectories",
+    "decode_latents",
+    "picture_feeds",
+    "plan",
+    "sample_trajectories",
+]
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -38,6 +53,8 @@ _SAMPLED_PATCHES = 1 << 16
 _KEPT_PATCHES = 1 << 13
 _FEWEST, _MOST = 4, 16  # pictures
 _STRATA = 16
+#: Pictures that are shown to what makes conditions of them.
+_PICTURES = 4
 #: Patches in one call of the denoiser, which bounds its memory.
 _PATCHES_A_CALL = 1 << 12
 
@@ -55,6 +72,7 @@ class Settings:
         seed: picture i is drawn from ``seed`` + i.
         conditions: input of the denoiser → one value a picture.
         prompts: one a picture, where the bundle has text encoders.
+        size: ``num_frames``, ``height`` and ``width`` of videos; empty: pictures of the usual size.
     """
 
     samples: int
@@ -65,6 +83,7 @@ class Settings:
     seed: int
     conditions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     prompts: tuple[str, ...] = ()
+    size: dict[str, int] = field(default_factory=dict)
 
     def kept_steps(self) -> list[int]:
         """Return the steps that are kept: the first, the last, and between them at equal distances."""
@@ -87,17 +106,19 @@ class Kept:
         pictures: the pictures in it, by index.
         feeds: the denoiser's inputs by name; first the guided half of each picture, then, where the run is guided, the
             unguided half: [2 · pictures, …].
+        component: the denoiser that evaluated it, of two.
     """
 
     stratum: int
     step: int
     pictures: tuple[int, ...]
     feeds: dict[str, Array]
+    component: str = "denoiser"
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """The kept evaluations in the schedule's order, and the final latents [samples, channels, height, width]."""
+    """The kept evaluations in the schedule's order, and the latents that they end in: [samples, channels, …]."""
 
     settings: Settings
     evaluations: tuple[Kept, ...]
@@ -105,8 +126,12 @@ class Trajectories:
 
     @property
     def feeds(self) -> list[dict[str, Array]]:
-        """The denoiser's inputs of each kept evaluation."""
-        return [kept.feeds for kept in self.evaluations]
+        """The denoiser's inputs of each kept evaluation; of the first, where there are two."""
+        return self.feeds_of("denoiser")
+
+    def feeds_of(self, component: str) -> list[dict[str, Array]]:
+        """Return the inputs of each kept evaluation of one denoiser."""
+        return [kept.feeds for kept in self.evaluations if kept.component == component]
 
 
 def plan(
@@ -137,7 +162,7 @@ def plan(
         InputError: a number is out of range, a condition is none that can be made up, or prompts came for a bundle
             without text encoders.
     """
-    usual, cost = bundle.manifest.scheduler.num_inference_steps, 2 * _patches(bundle)
+    usual, cost = bundle.manifest.scheduler.num_inference_steps, 2 * tried_patches(bundle.manifest)
     evaluations = min(usual, _STRATA) if evaluations is None else _whole("evaluations", evaluations, 1)
     if steps is None:
         steps = max(evaluations, min(usual, _SAMPLED_PATCHES // (cost * _MOST // 2)))
@@ -153,15 +178,18 @@ def plan(
     pictures = max(pictures, -(-samples // evaluations))
     own = bundle.manifest.guidance
     scale = own.default_scale if guidance_scale is None else float(guidance_scale)
+    made = {"latents", "timestep", "frame_rate", own.input, own.skip_layers}
+    made |= made_by_prompts(bundle) | made_of_pictures(bundle.manifest)
     chosen = {
         spec.name: tuple(_values(bundle, spec, samples, given.pop(spec.name, None)))
         for spec in bundle.component("denoiser").inputs
-        if spec.name not in {"latents", "timestep", own.input, own.skip_layers, *made_by_prompts(bundle)}
+        if spec.name not in made
     }
     if given:
         raise InputError(f"conditions: {next(iter(given))!r} is no condition of this denoiser; it has {list(chosen)}")
     drawn = take(texts, samples) if texts else ()
-    return Settings(samples, evaluations, pictures, steps, scale, _whole("seed", seed, 0), chosen, drawn)
+    size = tried_size(bundle.manifest)
+    return Settings(samples, evaluations, pictures, steps, scale, _whole("seed", seed, 0), chosen, drawn, size)
 
 
 def sample_trajectories(
@@ -176,19 +204,23 @@ def sample_trajectories(
         InputError: the bundle's scheduler has no such number of steps.
         BackendError: ONNX Runtime is not installed, refuses the graph, or gives values that are not finite.
     """
-    component = bundle.component("denoiser")
-    check_component(bundle, "denoiser")
-    recording = Recording(MappedRunner(bundle.component_path("denoiser"), component, threads=threads))
-    pipeline = Pipeline(bundle, "onnx", threads=threads, runners={"denoiser": recording})
-    at_once = max(1, _PATCHES_A_CALL // (2 * _patches(bundle)))
+    recordings: dict[str, Recording] = {}
+    for name in denoisers(bundle.manifest):
+        check_component(bundle, name)
+        component = bundle.component(name)
+        recordings[name] = Recording(MappedRunner(bundle.component_path(name), component, threads=threads))
+    pipeline = Pipeline(bundle, "onnx", threads=threads, runners=recordings)
+    at_once = max(1, _PATCHES_A_CALL // (2 * tried_patches(bundle.manifest)))
     groups = [range(first, min(first + at_once, settings.samples)) for first in range(0, settings.samples, at_once)]
     kept: list[Kept] = []
     latents: list[Floats] = []
     for index, group in enumerate(groups):
         run = _Run(settings, group, index * settings.steps, len(groups) * settings.steps, kept, progress)
-        recording.listener = run.keep
+        for name, recording in recordings.items():
+            recording.listener = partial(run.keep, name)
         run.report()
         given: dict[str, Any] = {name: [values[one] for one in group] for name, values in settings.conditions.items()}
+        given |= settings.size | given_pictures(bundle.manifest, len(group), settings.size, group.start)
         if settings.prompts:
             given["prompt"] = [settings.prompts[one] for one in group]
         with warnings.catch_warnings():
@@ -207,13 +239,44 @@ def sample_trajectories(
 
 
 def decode_latents(bundle: Bundle, latents: Floats, *, threads: int | None = None) -> Floats:
-    """Return pictures [batch, channels, height, width] in 0 … 1 of ``latents``, by the plain decoder, one at a time."""
+    """Return pictures [batch, channels, [frames,] height, width] in 0 … 1 of ``latents``, by the plain decoder.
+
+    Samples are decoded one at a time, in the pieces in which the model always is.
+    """
     component = bundle.component("vae_decoder")
     check_component(bundle, "vae_decoder")
     pool = BindingPool(MappedRunner(bundle.component_path("vae_decoder"), component, threads=threads))
     compression = Compression.of(bundle.manifest)
-    images = np.concatenate([decode(pool, latents[i : i + 1], compression)[0] for i in range(len(latents))])
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    pieces = pieces_of(None, bundle.manifest)
+    source = NoiseSource(0)
+    images = [
+        decode(pool, one, compression, pieces, inputs=decoder_inputs(component, one.shape, source))[0]
+        for one in np.split(latents, len(latents))
+    ]
+    return np.ascontiguousarray(np.moveaxis(np.concatenate(images), -1, 1))
+
+
+def picture_feeds(
+    bundle: Bundle, component: str, settings: Settings, *, threads: int | None = None
+) -> list[dict[str, Array]]:
+    """Return the inputs of a component that makes conditions of pictures, for example pictures: a feed for each.
+
+    Raises:
+        BundleError: the bundle's files were altered.
+        BackendError: ONNX Runtime is not installed, or refuses the graph.
+    """
+    check_component(bundle, component)
+    recording = Recording(MappedRunner(bundle.component_path(component), bundle.component(component), threads=threads))
+    feeds: list[dict[str, Array]] = []
+    recording.listener = lambda given: feeds.append({name: array.copy() for name, array in given.items()})
+    pipeline = Pipeline(bundle, "onnx", threads=threads, runners={component: recording})
+    for index in range(_PICTURES):
+        given: dict[str, Any] = {name: [values[0]] for name, values in settings.conditions.items()}
+        given |= settings.size | given_pictures(bundle.manifest, 1, settings.size, index, optional=True)
+        if settings.prompts:
+            given["prompt"] = settings.prompts[0]
+        pipeline(**given, num_inference_steps=1, guidance_scale=1.0, seed=settings.seed + index, output_type="latent")
+    return feeds
 
 
 class _Run:
@@ -227,8 +290,8 @@ class _Run:
         self._strata = {step: stratum for stratum, step in enumerate(settings.kept_steps())}
         self._step = 0
 
-    def keep(self, feeds: Mapping[str, Array]) -> None:
-        """See one evaluation; a step of several evaluations is kept with all of them."""
+    def keep(self, component: str, feeds: Mapping[str, Array]) -> None:
+        """See one evaluation of a denoiser; a step of several evaluations is kept with all of them."""
         stratum = self._strata.get(self._step)
         if stratum is None:
             return
@@ -237,7 +300,7 @@ class _Run:
         rows = [half * len(self._group) + one - self._group.start for half in range(halves) for one in pictures]
         if rows:
             feeds = {name: array[rows] for name, array in feeds.items()}  # copies: the run goes on in its buffers
-            self._kept.append(Kept(stratum, self._step, tuple(pictures), feeds))
+            self._kept.append(Kept(stratum, self._step, tuple(pictures), feeds, component))
 
     def advance(self, step: int, _steps: int, _latents: Floats) -> None:
         """Hear that ``step`` is done."""
@@ -297,12 +360,6 @@ def _values(bundle: Bundle, spec: TensorSpec, samples: int, given: Sequence[int]
     if samples >= count:
         return [low + i % count for i in range(samples)]
     return [low + (2 * i + 1) * count // (2 * samples) for i in range(samples)]
-
-
-def _patches(bundle: Bundle) -> int:
-    """Return how many patches a picture of the training size has."""
-    latents = bundle.manifest.latents
-    return (latents.height // latents.patch_size) * (latents.width // latents.patch_size)
 
 
 def _whole(name: str, value: object, minimum: int) -> int:
