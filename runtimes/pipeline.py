@@ -32,17 +32,19 @@ from dit_deploy.runtimes.arguments import (
 from dit_deploy.runtimes.autoencoder import Compression, decode, decoder_inputs, encode, pieces_of
 from dit_deploy.runtimes.components import Components, choose_engine
 from dit_deploy.runtimes.conditions import read_conditions, read_texts
-from dit_deploy.runtimes.frames import check_frames, is_video, latent_frames, pixel_frames
+from dit_deploy.runtimes.frames import check_frames, latent_frames, pixel_frames
+from dit_deploy.runtimes.guidance import read_guidance
 from dit_deploy.runtimes.image_conditions import ImageConditioner, read_pictures
-from dit_deploy.runtimes.images import ImageInput, read_images, to_pil
+from dit_deploy.runtimes.images import ImageInput, to_pil
 from dit_deploy.runtimes.plan import plan_steps
 from dit_deploy.runtimes.progress import Progress, shown_progress
 from dit_deploy.runtimes.prompts import PromptReader
 from dit_deploy.runtimes.run import Run, open_steps
 from dit_deploy.runtimes.runner import BindingPool, Runner
-from dit_deploy.runtimes.video import VideoInput, read_video
+from dit_deploy.runtimes.start import read_start
+from dit_deploy.runtimes.video import VideoInput
 from dit_deploy.runtimes.windows import read_windows
-from dit_deploy.sampling import Guidance, NoiseSource, SkipLayerGuidance
+from dit_deploy.sampling import NoiseSource
 
 __all__ = ["Callback", "Output", "Pipeline"]
 
@@ -222,24 +224,20 @@ class Pipeline:
         check_limits(manifest, height, width)
         frames = latent_frames(manifest, num_frames)
         pieces = pieces_of(vae_tile, manifest)
-        guidance = self._guidance(
-            guidance_scale, true_cfg_scale, guidance_channels, guidance_interval, guidance_rescale, guidance_batched
+        guidance, second_guidance = read_guidance(
+            manifest,
+            scale=guidance_scale,
+            second_scale=guidance_scale_2,
+            true_cfg_scale=true_cfg_scale,
+            channels=guidance_channels,
+            interval=guidance_interval,
+            rescale=guidance_rescale,
+            batched=guidance_batched,
+            skip_layers=skip_guidance_layers,
+            skip_scale=skip_layer_guidance_scale,
+            skip_start=skip_layer_guidance_start,
+            skip_stop=skip_layer_guidance_stop,
         )
-        if skip_guidance_layers:
-            if guidance.scale <= 1.0:
-                raise InputError("skip_guidance_layers: this run is not guided; use a guidance_scale above 1")
-            if not isinstance(skip_guidance_layers, (list, tuple)):
-                raise InputError(
-                    f"skip_guidance_layers: {shown(skip_guidance_layers)} came, a list of blocks was expected"
-                )
-            skip = SkipLayerGuidance(
-                tuple(skip_guidance_layers),
-                skip_layer_guidance_scale,
-                skip_layer_guidance_start,
-                skip_layer_guidance_stop,
-            )
-            guidance = replace(guidance, skip=skip)
-        second_guidance = self._second_guidance(guidance_scale_2, guidance)
         texts = read_texts(manifest, prompt, negative_prompt, num_images_per_prompt)
         if texts is not None and self._prompts is None:
             self._prompts = PromptReader(self.bundle, self.pool)
@@ -265,7 +263,16 @@ class Pipeline:
         if texts is not None and manifest.prompts is not None:
             self._done(*(encoder.component for encoder in manifest.prompts.encoders), manifest.prompts.join)
         batch = read.batch
-        start = self._read_start(image if conditioner is None else None, video, batch, num_frames, height, width)
+        start = read_start(
+            manifest,
+            image if conditioner is None else None,
+            video,
+            batch=batch,
+            frames=num_frames,
+            height=height,
+            width=width,
+            multiple=self.pixel_multiple,
+        )
         if start is not None:
             height, width = start.shape[-2:]
             check_limits(manifest, height, width)
@@ -353,83 +360,11 @@ class Pipeline:
         shape = latents_shape(latents, batch, height, width, frames)
         return encode(self.pool("vae_encoder"), images, shape, source)[0]
 
-    def _read_start(
-        self,
-        image: ImageInput | None,
-        video: VideoInput | None,
-        batch: int,
-        num_frames: int | None,
-        height: int | None,
-        width: int | None,
-    ) -> Floats | None:
-        """Return what a run starts from, [batch or 1, channels, [frames,] height, width] in 0 … 1; ``None``: noise."""
-        if image is None and video is None:
-            return None
-        manifest = self.bundle.manifest
-        name = "image" if video is None else "video"
-        if image is not None and video is not None:
-            raise InputError("image and video: both came; give the one to start from")
-        if is_video(manifest) != (video is not None):
-            hint = "give video=" if video is None else "give image="
-            raise InputError(f"{name}: this bundle {'makes videos' if video is None else 'draws pictures'}; {hint}")
-        if "vae_encoder" not in self._components:
-            raise InputError(f"{name}: this bundle has no VAE encoder; export with a VAE")
-        channels = self.bundle.component("vae_encoder").input("images").axes[1]
-        assert isinstance(channels, int)
-        if video is not None:
-            return read_video(
-                video, multiple=self.pixel_multiple, channels=channels, frames=num_frames, height=height, width=width
-            )
-        assert image is not None
-        pictures = read_images(image, multiple=self.pixel_multiple, channels=channels, height=height, width=width)
-        if len(pictures) not in (1, batch):
-            raise InputError(f"image: {len(pictures)} pictures came, 1 or {batch} expected, as there are labels")
-        return pictures
-
     def _done(self, *components: str | None) -> None:
         """Forget components that this run needs no more, where memory is short."""
         if self._low_memory:
             for name in filter(None, components):
                 self._components.release(name)
-
-    def _second_guidance(self, scale: float | None, first: Guidance) -> Guidance | None:
-        """Return the guidance of the second of two denoisers; ``None`` where there is one."""
-        experts = self.bundle.manifest.experts
-        if experts is None:
-            if scale is not None:
-                raise InputError("guidance_scale_2: this bundle has one denoiser; use guidance_scale")
-            return None
-        wanted = experts.default_scale if scale is None else scale
-        if wanted is None or first.scale <= 1.0:
-            return first
-        return replace(first, scale=wanted + self.bundle.manifest.guidance.scale_offset)
-
-    def _guidance(
-        self,
-        scale: float | None,
-        true_cfg_scale: float,
-        channels: int | Literal["model"] | None,
-        interval: tuple[float, float],
-        rescale: float,
-        batched: bool,
-    ) -> Guidance:
-        """Return classifier-free guidance as the family does it."""
-        own = self.bundle.manifest.guidance
-        if own.kind != "classifier_free":
-            Guidance(own.default_scale if scale is None else scale)  # a number that a denoiser can be fed
-            scale = true_cfg_scale
-        elif true_cfg_scale != 1.0:
-            raise InputError("true_cfg_scale: this bundle's guidance is classifier-free; use guidance_scale")
-        guidance = Guidance(
-            scale=own.default_scale if scale is None else scale,
-            channels=own.channels if channels == "model" else channels,
-            interval=interval,
-            rescale=rescale,
-            batched=batched,
-            token=self.bundle.manifest.latents.patch_size if own.normalise == "token" else None,
-            variance=own.variance,
-        )
-        return replace(guidance, scale=guidance.scale + own.scale_offset)
 
     def _sample(
         self, start: Floats, run: Run, source: NoiseSource, callback: Callback | None, tell: Progress

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.pipelines.wan import pipeline_wan_i2v, pipeline_wan_video2video
+from PIL import Image
 
 from dit_deploy import Bundle, Pipeline
 from dit_deploy.exporters import export
 from dit_deploy.exporters.sources import open_source
 from tests.families.wan import Kind, make_pipeline
 
-__all__ = ["LATENTS", "PICTURES", "Both", "Difference", "both"]
+__all__ = ["LATENTS", "PICTURES", "Both", "Difference", "both", "picture"]
 
 #: Largest differences allowed: of latents relative to the largest, of frames in 0 … 1.
 LATENTS, PICTURES = 1e-3, 1 / 255
@@ -79,7 +80,10 @@ class Both:
 
 
 def both(folder: Path, kind: Kind) -> Both:
-    """Make a random pipeline of ``kind``, save it in ``folder``, and export it."""
+    """Make a random pipeline of ``kind``, save it in ``folder``, and export it.
+
+    Its VAE, text encoder and schedule are those of every kind but ``ti2v``.
+    """
     reference = make_pipeline(folder, kind)
     reference.save_pretrained(folder / kind)
     reference.set_progress_bar_config(disable=True)
@@ -89,3 +93,9 @@ def both(folder: Path, kind: Kind) -> Both:
     small = opened.latents.model_copy(update={"frames": 3, "height": 32 // side, "width": 48 // side})
     bundle = export(replace(opened, latents=small), folder / "bundle")
     return Both(folder / kind, bundle, Pipeline(bundle, "onnx", threads=1), reference)
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+    """Return a picture of soft colours: noise would be another picture at each size."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)

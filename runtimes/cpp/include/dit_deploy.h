@@ -96,6 +96,9 @@ DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_engine(dit_deploy_option
                                                                char** error);
 /* Threads within an operator; 0, the default, is one a core. */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_threads(dit_deploy_options* options, int threads, char** error);
+/* 1: a component is loaded when it is used and forgotten after, so that one of them is in memory at a time; 0: not. */
+DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_low_memory(dit_deploy_options* options, int low_memory,
+                                                                   char** error);
 /* The library of one of ONNX Runtime's plugin execution providers: "NvTensorRTRTXExecutionProvider" and its path. */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_provider_library(dit_deploy_options* options,
                                                                          const char* provider, const char* path,
@@ -117,6 +120,8 @@ DIT_DEPLOY_API const char* dit_deploy_engine_reason(const dit_deploy_pipeline* p
 /* Heights and widths are multiples of this many pixels. 0 for no pipeline. */
 DIT_DEPLOY_API int64_t dit_deploy_pixel_multiple(const dit_deploy_pipeline* pipeline);
 
+/* How many pictures a video has where none are asked for; 0 for a bundle of pictures, and for no pipeline. */
+DIT_DEPLOY_API int64_t dit_deploy_num_frames(const dit_deploy_pipeline* pipeline);
 /* 1 where it draws from prompts, else 0, as for no pipeline. */
 DIT_DEPLOY_API int dit_deploy_takes_prompts(const dit_deploy_pipeline* pipeline);
 
@@ -138,8 +143,10 @@ DIT_DEPLOY_API void dit_deploy_request_free(dit_deploy_request* request);
  *   "guidance_channels"                   how many leading latent channels are guided, 0 for all
  *   "guidance_batched"                    1: both halves in one call of the denoiser; 0: in two, with half the memory
  *   "skip_guidance_layers"                the block that a third call leaves out
- *   "height", "width", "num_frames"       pixels, multiples of dit_deploy_pixel_multiple; frames
+ *   "height", "width", "num_frames"       pixels, multiples of dit_deploy_pixel_multiple; pictures of a video
+ *   "window_frames", "window_overlap"     pictures that the denoiser sees at a time, and what neighbouring windows share
  *   "vae_tile"                            pixels on a side of the pieces in which larger pictures go through the VAE
+ *   "vae_tile_of_model"                   1: in the pieces that diffusers has for this model
  */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_integer(dit_deploy_request* request, const char* name,
                                                                 int64_t value, char** error);
@@ -150,8 +157,9 @@ DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_integers(dit_deploy_requ
 /* "seed" over the whole range of 64 bits, which int64_t does not reach. */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_seeds(dit_deploy_request* request, const uint64_t* seeds,
                                                               size_t count, char** error);
-/* "guidance_scale", "true_cfg_scale", "guidance_rescale", "skip_layer_guidance_scale", "skip_layer_guidance_start",
- * "skip_layer_guidance_stop", "eta" or "strength". */
+/* "guidance_scale", "guidance_scale_2", "true_cfg_scale", "guidance_rescale", "skip_layer_guidance_scale",
+ * "skip_layer_guidance_start", "skip_layer_guidance_stop", "eta", "strength", "frame_rate", "decode_timestep" or
+ * "decode_noise_scale". */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_number(dit_deploy_request* request, const char* name,
                                                                double value, char** error);
 /* Guide only in this part of the steps, as fractions. */
@@ -186,6 +194,13 @@ DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_noise(dit_deploy_request
 DIT_DEPLOY_API dit_deploy_status dit_deploy_request_add_image(dit_deploy_request* request, int64_t height,
                                                               int64_t width, int64_t channels, const uint8_t* pixels,
                                                               size_t size, char** error);
+/* The same of what a video made of pictures ends with; and of a video to start from, one picture after another. */
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_add_last_image(dit_deploy_request* request, int64_t height,
+                                                                   int64_t width, int64_t channels,
+                                                                   const uint8_t* pixels, size_t size, char** error);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_add_video_frame(dit_deploy_request* request, int64_t height,
+                                                                    int64_t width, int64_t channels,
+                                                                    const uint8_t* pixels, size_t size, char** error);
 
 /* Called after each of `count` steps, on the thread that draws. The latents are valid during the call. Returns 0 to
  * stop, so that the run ends with DIT_DEPLOY_CANCELLED, and anything else to go on. */
@@ -204,14 +219,22 @@ DIT_DEPLOY_API dit_deploy_status dit_deploy_generate(const dit_deploy_pipeline* 
                                                      char** error);
 DIT_DEPLOY_API void dit_deploy_result_free(dit_deploy_result* result);
 
-/* How many pictures there are; none for another output type than "picture". */
+/* How many pictures there are; none for another output type than "picture", and of a bundle of videos. */
 DIT_DEPLOY_API size_t dit_deploy_result_image_count(const dit_deploy_result* result);
 /* One of them: height × width × channels bytes. */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_result_image(const dit_deploy_result* result, size_t index,
                                                          const uint8_t** pixels, int64_t* height, int64_t* width,
                                                          int64_t* channels, char** error);
-/* "latents" [batch, channels, (frames,) height, width], before decoding; or "array" [batch, height, width, channels] in
- * 0 … 1, for that output type, else of rank 0. */
+/* Of a bundle of videos: how many there are, how many pictures one of them has, and one of these. */
+DIT_DEPLOY_API size_t dit_deploy_result_video_count(const dit_deploy_result* result);
+DIT_DEPLOY_API size_t dit_deploy_result_frame_count(const dit_deploy_result* result, size_t index);
+DIT_DEPLOY_API dit_deploy_status dit_deploy_result_frame(const dit_deploy_result* result, size_t index, size_t frame,
+                                                         const uint8_t** pixels, int64_t* height, int64_t* width,
+                                                         int64_t* channels, char** error);
+/* Pictures a second that videos are to be played at; 0 where that is not known. */
+DIT_DEPLOY_API double dit_deploy_result_frame_rate(const dit_deploy_result* result);
+/* "latents" [batch, channels, (frames,) height, width], before decoding; or "array" [batch, (frames,) height, width,
+ * channels] in 0 … 1, for that output type, else of rank 0. */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_result_array(const dit_deploy_result* result, const char* name,
                                                          const float** values, const int64_t** shape, size_t* rank,
                                                          char** error);

@@ -131,6 +131,29 @@ dit_deploy_status set_tensor(dit_deploy_request* request, std::map<std::string, 
   });
 }
 
+dit_deploy_status add_picture(dit_deploy_request* request, std::vector<Picture> Request::* field, int64_t height,
+                              int64_t width, int64_t channels, const uint8_t* pixels, size_t size, char** error) {
+  return guarded(error, [&] {
+    Request& value = checked(request, "request").value;
+    (value.*field).push_back({height, width, channels, values_of(pixels, size, "pixels")});
+  });
+}
+
+// An item of a list, which holds `things`.
+template <typename Item>
+const Item& at(const std::vector<Item>& items, size_t place, const char* name, const char* things) {
+  if (place < items.size()) return items[place];
+  throw InputError(std::string(name) + ": " + std::to_string(place) + " came; there are " +
+                   std::to_string(items.size()) + " " + things);
+}
+
+void give(const Picture& picture, const uint8_t** pixels, int64_t* height, int64_t* width, int64_t* channels) {
+  checked(pixels, "pixels") = picture.pixels.data();
+  checked(height, "height") = picture.height;
+  checked(width, "width") = picture.width;
+  checked(channels, "channels") = picture.channels;
+}
+
 std::vector<std::uint64_t> seeds_of(const std::int64_t* values, std::size_t count) {
   std::vector<std::uint64_t> seeds;
   for (const std::int64_t seed : values_of(values, count, "values")) {
@@ -152,6 +175,11 @@ void set_integers(Request& request, const std::string& name, const std::int64_t*
   }
 }
 
+bool truth(const std::string& name, std::int64_t value) {
+  if (value != 0 && value != 1) throw InputError(name + ": " + std::to_string(value) + " came, expected 0 or 1");
+  return value == 1;
+}
+
 void set_integer(Request& request, const std::string& name, std::int64_t value) {
   if (name == "class_labels" || name == "seed" || name == "skip_guidance_layers") {
     set_integers(request, name, &value, 1);
@@ -162,27 +190,34 @@ void set_integer(Request& request, const std::string& name, std::int64_t value) 
   } else if (name == "guidance_channels") {
     request.guidance_channels = value;
   } else if (name == "guidance_batched") {
-    if (value != 0 && value != 1)
-      throw InputError("guidance_batched: " + std::to_string(value) + " came, expected 0 or 1");
-    request.guidance_batched = value == 1;
+    request.guidance_batched = truth(name, value);
   } else if (name == "height") {
     request.height = value;
   } else if (name == "width") {
     request.width = value;
   } else if (name == "num_frames") {
     request.num_frames = value;
+  } else if (name == "window_frames") {
+    request.window_frames = value;
+  } else if (name == "window_overlap") {
+    request.window_overlap = value;
   } else if (name == "vae_tile") {
     request.vae_tile = value;
+  } else if (name == "vae_tile_of_model") {
+    request.vae_tile_of_model = truth(name, value);
   } else {
     no_such_name(name,
                  "class_labels, seed, num_images_per_prompt, num_inference_steps, guidance_channels, guidance_batched, "
-                 "skip_guidance_layers, height, width, num_frames or vae_tile");
+                 "skip_guidance_layers, height, width, num_frames, window_frames, window_overlap, vae_tile or "
+                 "vae_tile_of_model");
   }
 }
 
 void set_number(Request& request, const std::string& name, double value) {
   if (name == "guidance_scale") {
     request.guidance_scale = value;
+  } else if (name == "guidance_scale_2") {
+    request.guidance_scale_2 = value;
   } else if (name == "true_cfg_scale") {
     request.true_cfg_scale = value;
   } else if (name == "guidance_rescale") {
@@ -197,10 +232,17 @@ void set_number(Request& request, const std::string& name, double value) {
     request.eta = value;
   } else if (name == "strength") {
     request.strength = value;
+  } else if (name == "frame_rate") {
+    request.frame_rate = value;
+  } else if (name == "decode_timestep") {
+    request.decode_timestep = value;
+  } else if (name == "decode_noise_scale") {
+    request.decode_noise_scale = value;
   } else {
     no_such_name(name,
-                 "guidance_scale, true_cfg_scale, guidance_rescale, skip_layer_guidance_scale, "
-                 "skip_layer_guidance_start, skip_layer_guidance_stop, eta or strength");
+                 "guidance_scale, guidance_scale_2, true_cfg_scale, guidance_rescale, skip_layer_guidance_scale, "
+                 "skip_layer_guidance_start, skip_layer_guidance_stop, eta, strength, frame_rate, decode_timestep or "
+                 "decode_noise_scale");
   }
 }
 
@@ -251,6 +293,10 @@ dit_deploy_status dit_deploy_options_set_threads(dit_deploy_options* options, in
   return guarded(error, [&] { checked(options, "options").value.threads = threads; });
 }
 
+dit_deploy_status dit_deploy_options_set_low_memory(dit_deploy_options* options, int low_memory, char** error) {
+  return guarded(error, [&] { checked(options, "options").value.low_memory = truth("low_memory", low_memory); });
+}
+
 dit_deploy_status dit_deploy_options_set_provider_library(dit_deploy_options* options, const char* provider,
                                                           const char* path, char** error) {
   return guarded(error, [&] {
@@ -287,6 +333,10 @@ const char* dit_deploy_engine_reason(const dit_deploy_pipeline* pipeline) {
 
 int64_t dit_deploy_pixel_multiple(const dit_deploy_pipeline* pipeline) {
   return pipeline == nullptr ? 0 : pipeline->value.pixel_multiple();
+}
+
+int64_t dit_deploy_num_frames(const dit_deploy_pipeline* pipeline) {
+  return pipeline == nullptr ? 0 : pipeline->value.num_frames();
 }
 
 int dit_deploy_takes_prompts(const dit_deploy_pipeline* pipeline) {
@@ -384,10 +434,19 @@ dit_deploy_status dit_deploy_request_set_noise(dit_deploy_request* request, cons
 
 dit_deploy_status dit_deploy_request_add_image(dit_deploy_request* request, int64_t height, int64_t width,
                                                int64_t channels, const uint8_t* pixels, size_t size, char** error) {
-  return guarded(error, [&] {
-    Request& value = checked(request, "request").value;
-    value.image.push_back({height, width, channels, values_of(pixels, size, "pixels")});
-  });
+  return add_picture(request, &Request::image, height, width, channels, pixels, size, error);
+}
+
+dit_deploy_status dit_deploy_request_add_last_image(dit_deploy_request* request, int64_t height, int64_t width,
+                                                    int64_t channels, const uint8_t* pixels, size_t size,
+                                                    char** error) {
+  return add_picture(request, &Request::last_image, height, width, channels, pixels, size, error);
+}
+
+dit_deploy_status dit_deploy_request_add_video_frame(dit_deploy_request* request, int64_t height, int64_t width,
+                                                     int64_t channels, const uint8_t* pixels, size_t size,
+                                                     char** error) {
+  return add_picture(request, &Request::video, height, width, channels, pixels, size, error);
 }
 
 dit_deploy_status dit_deploy_request_set_callback(dit_deploy_request* request, dit_deploy_callback callback, void* user,
@@ -423,16 +482,29 @@ dit_deploy_status dit_deploy_result_image(const dit_deploy_result* result, size_
                                           int64_t* height, int64_t* width, int64_t* channels, char** error) {
   return guarded(error, [&] {
     const auto& images = checked(result, "result").value.images;
-    if (index >= images.size()) {
-      throw InputError("index: " + std::to_string(index) + " came; there are " + std::to_string(images.size()) +
-                       " pictures");
-    }
-    const Picture& picture = images[index];
-    checked(pixels, "pixels") = picture.pixels.data();
-    checked(height, "height") = picture.height;
-    checked(width, "width") = picture.width;
-    checked(channels, "channels") = picture.channels;
+    give(at(images, index, "index", "pictures"), pixels, height, width, channels);
   });
+}
+
+size_t dit_deploy_result_video_count(const dit_deploy_result* result) {
+  return result == nullptr ? 0 : result->value.frames.size();
+}
+
+size_t dit_deploy_result_frame_count(const dit_deploy_result* result, size_t index) {
+  return result == nullptr || index >= result->value.frames.size() ? 0 : result->value.frames[index].size();
+}
+
+dit_deploy_status dit_deploy_result_frame(const dit_deploy_result* result, size_t index, size_t frame,
+                                          const uint8_t** pixels, int64_t* height, int64_t* width, int64_t* channels,
+                                          char** error) {
+  return guarded(error, [&] {
+    const auto& video = at(checked(result, "result").value.frames, index, "index", "videos");
+    give(at(video, frame, "frame", "frames"), pixels, height, width, channels);
+  });
+}
+
+double dit_deploy_result_frame_rate(const dit_deploy_result* result) {
+  return result == nullptr ? 0 : result->value.frame_rate.value_or(0);
 }
 
 dit_deploy_status dit_deploy_result_array(const dit_deploy_result* result, const char* name, const float** values,

@@ -7,6 +7,7 @@
 
 #include "bundle/bundle.h"
 #include "runtime/drawing.h"
+#include "runtime/frames.h"
 
 namespace dit_deploy {
 namespace {
@@ -64,6 +65,13 @@ Result Pipeline::generate(const Request& request) const {
 const std::string& Pipeline::engine() const { return impl_->drawing.engine(); }
 const std::string& Pipeline::engine_reason() const { return impl_->drawing.engine_reason(); }
 std::int64_t Pipeline::pixel_multiple() const { return impl_->drawing.pixel_multiple(); }
+
+bool Pipeline::makes_videos() const { return impl_->drawing.bundle().manifest().latents.frames.has_value(); }
+
+std::int64_t Pipeline::num_frames() const {
+  const bundle::Manifest& manifest = impl_->drawing.bundle().manifest();
+  return manifest.latents.frames ? runtime::pixel_frames(manifest, *manifest.latents.frames) : 0;
+}
 
 bool Pipeline::takes_prompts() const { return impl_->drawing.bundle().manifest().prompts.has_value(); }
 

@@ -39,6 +39,7 @@ from dit_deploy.sampling import (  # noqa: E402
 from dit_deploy.sampling.schedulers import SCHEDULERS, SHORT_NAMES  # noqa: E402
 from dit_deploy.sampling.solver_row import solver_rows  # noqa: E402
 from tests.sampling.solvers import (  # noqa: E402
+    test_cogvideox,
     test_ddim,
     test_ddpm,
     test_dpm_solver,
@@ -127,6 +128,10 @@ def _configs() -> Iterator[tuple[str, Json]]:
     yield "infinite clip", {"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -math.inf}
     yield "private", {"_class_name": "PNDMScheduler", "_diffusers_version": "0.42.1", "skip_prk_steps": True}
     yield "carried", {"_class_name": "EulerDiscreteScheduler", "clip_sample": True, "solver_order": 3, "rho": 7.0}
+    for name in test_cogvideox.NAMES:
+        for case, options in test_cogvideox.CASES.items():
+            yield case, {"_class_name": name, **options}
+        yield "zero SNR, float32", {"_class_name": name, **test_cogvideox.PUBLISHED, "beta_schedule": "linear"}
 
 
 def _begun() -> Iterator[tuple[str, Json]]:

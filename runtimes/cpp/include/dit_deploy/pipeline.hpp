@@ -1,4 +1,4 @@
-// Draws pictures from a dit-deploy bundle: VAE encode → sampling loop → VAE decode, without Python.
+// Draws pictures or videos from a dit-deploy bundle: VAE encode → sampling loop → VAE decode, without Python.
 //
 //   #include <dit_deploy/pipeline.hpp>
 //
@@ -67,12 +67,12 @@ struct Step {
 using Callback = std::function<bool(const Step&)>;
 
 enum class OutputType {
-  picture,  // Result::images
+  picture,  // Result::images, or Result::frames of a bundle of videos
   array,    // Result::array
   latent,   // neither: latents only, the VAE decoder is not needed
 };
 
-// One request draws one picture a sample. An empty optional or vector means the default.
+// One request draws one picture or video a sample. An empty optional or vector means the default.
 struct Request {
   // Class indices; the null class draws without a class.
   std::vector<std::int64_t> class_labels;
@@ -96,6 +96,8 @@ struct Request {
   // The family's main knob; the manifest's by default. Classifier-free guidance (Ho & Salimans 2022), on above 1; what
   // the denoiser is fed where the guidance is embedded in it.
   std::optional<double> guidance_scale;
+  // Of the second of two denoisers (Wan 2.2); that of the first by default.
+  std::optional<double> guidance_scale_2;
   // Classifier-free guidance of a denoiser that has its guidance embedded, or none (FLUX.1 schnell, where guidance_scale
   // has no effect); on above 1.
   double true_cfg_scale = 1.0;
@@ -119,18 +121,34 @@ struct Request {
   // float32 of the latents' shape, instead of the seed's first draw.
   std::optional<Array> noise;
 
-  // Pixels, multiples of Pipeline::pixel_multiple(); the training size by default. Frames for video bundles.
+  // Pixels, multiples of Pipeline::pixel_multiple(); the training size by default.
   std::optional<std::int64_t> height;
   std::optional<std::int64_t> width;
+  // Of videos: how many pictures, and how many a second, which some models are fed (LTX-Video); the usual numbers by
+  // default. One picture alone is drawn where the model can.
   std::optional<std::int64_t> num_frames;
+  std::optional<double> frame_rate;
 
-  // One picture, or one a sample, to start from; resized by Lanczos where the size is another.
+  // One picture, or one a sample, to start from; resized by Lanczos where the size is another. Of a bundle that makes
+  // videos of pictures: what the video begins with, and ends with, where the model takes such a one.
   std::vector<Picture> image;
-  // 0 … 1, how much of `image` is redrawn; 0.8 by default.
+  std::vector<Picture> last_image;
+  // The pictures of a video to start from.
+  std::vector<Picture> video;
+  // 0 … 1, how much of `image` or `video` is redrawn; 0.8 by default.
   std::optional<double> strength;
+  // Pictures that the denoiser sees at a time of a longer video, and how many of them neighbouring windows share, about a
+  // quarter by default; their predictions are averaged at each step.
+  std::optional<std::int64_t> window_frames;
+  std::optional<std::int64_t> window_overlap;
   // Pixels on a side of the pieces in which larger pictures go through the VAE, blended where they overlap; its memory
   // is then that of one piece. A multiple of four latent pixels; in one piece by default.
   std::optional<std::int64_t> vae_tile;
+  // Instead: in the pieces that diffusers has for this model, which may be cut in time too.
+  bool vae_tile_of_model = false;
+  // 0 … 1, for a VAE decoder that removes noise itself (LTX-Video 0.9.1); 0 by default, and the timestep.
+  std::optional<double> decode_timestep;
+  std::optional<double> decode_noise_scale;
 
   OutputType output_type = OutputType::picture;
   Callback callback;
@@ -138,7 +156,10 @@ struct Request {
 
 struct Result {
   std::vector<Picture> images;      // for OutputType::picture
-  Array array;                      // for OutputType::array: [batch, height, width, channels] in 0 … 1
+  // For OutputType::picture, of a bundle of videos: the pictures of each; and what they are to be played at.
+  std::vector<std::vector<Picture>> frames;
+  std::optional<double> frame_rate;
+  Array array;                      // for OutputType::array: [batch, (frames,) height, width, channels] in 0 … 1
   Array latents;                    // [batch, channels, (frames,) height, width], before decoding
   std::vector<std::uint64_t> seed;  // what was asked for, or the random seed that was drawn
   // Wall time of "vae_encoder", "denoiser", "vae_decoder" and "total".
@@ -152,6 +173,8 @@ struct Options {
   std::string engine = "auto";
   // Threads within an operator; 0 is one a core.
   int threads = 0;
+  // Loads a component when it is used and forgets it after, so that one of them is in memory at a time.
+  bool low_memory = false;
   // Libraries of ONNX Runtime's plugin execution providers: provider's name → path of its library.
   std::map<std::string, std::string> provider_libraries;
   // For all providers of the chosen engine: option → value, as ONNX Runtime takes them.
@@ -182,6 +205,9 @@ class DIT_DEPLOY_API Pipeline {
 
   // Heights and widths are multiples of this many pixels.
   std::int64_t pixel_multiple() const;
+  // Whether it makes videos; how many pictures one has where none are asked for, 0 for a bundle of pictures.
+  bool makes_videos() const;
+  std::int64_t num_frames() const;
   // Whether it draws from prompts.
   bool takes_prompts() const;
   // Class index → its name, where the source has names.

@@ -1,5 +1,6 @@
 #include "bundle/fit.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -27,21 +28,21 @@ std::string sorted(const std::set<std::string>& found) { return list_text({found
 
 void begins_with_batch(const std::string& whose, const TensorSpec& tensor) {
   const auto* first = tensor.axes.empty() ? nullptr : std::get_if<Axis>(&tensor.axes[0]);
-  if (first == nullptr || first->name != "batch" || first->multiple != 1)
+  if (first == nullptr || first->name != "batch" || first->multiple != 1 || first->offset != 0)
     refuse(whose + " " + tensor.name + " has " + shape_text(tensor) + ", expected batch as the first axis");
 }
 
-// Requires the last two of four axes to be `multiple` × UNIT_height and UNIT_width; videos have five.
+// Requires the last two of four or five axes to be `multiple` × UNIT_height and UNIT_width.
 void names_sizes(const std::string& whose, const TensorSpec& tensor, const std::string& unit, std::int64_t multiple) {
-  if (tensor.axes.size() == 5) return;
+  const std::size_t count = tensor.axes.size();
   const auto is = [&](std::size_t index, const std::string& name) {
     const auto* axis = std::get_if<Axis>(&tensor.axes[index]);
-    return axis != nullptr && axis->name == name && axis->multiple == multiple;
+    return axis != nullptr && axis->name == name && axis->multiple == multiple && axis->offset == 0;
   };
-  if (tensor.axes.size() == 4 && is(2, unit + "_height") && is(3, unit + "_width")) return;
+  if ((count == 4 || count == 5) && is(count - 2, unit + "_height") && is(count - 1, unit + "_width")) return;
   const std::string times = multiple == 1 ? "" : std::to_string(multiple) + "·";
-  refuse(whose + " " + tensor.name + " has " + shape_text(tensor) + ", expected [batch, channels, " + times + unit +
-         "_height, " + times + unit + "_width]");
+  refuse(whose + " " + tensor.name + " has " + shape_text(tensor) + ", expected [batch, channels, " +
+         (count == 5 ? "frames, " : "") + times + unit + "_height, " + times + unit + "_width]");
 }
 
 void same_axes(const std::string& whose, const TensorSpec& tensor, const TensorSpec& like) {
@@ -191,11 +192,105 @@ void check_autoencoder(const std::string& name, const Component& component, cons
   begins_with_batch(whose, small);
   names_sizes(whose, images, "latent", latents.spatial_compression);
   names_sizes(whose, small, "latent", 1);
-  if (small.axes.size() == 4 && small.axes[1] != AxisSpec(latents.channels))
+  if (small.axes[1] != AxisSpec(latents.channels))
     refuse(whose + " " + small.name + " has " + shape_text(small) + ", expected " + std::to_string(latents.channels) +
            " channels");
   const TensorSpec* deviation = encodes ? component.output("std") : nullptr;
   if (deviation != nullptr) same_axes(whose, *deviation, small);
+}
+
+const Component& component_of(const Manifest& manifest, const std::string& name) {
+  const Component* found = manifest.component(name);
+  if (found == nullptr) refuse("the manifest names the component " + name + ", which there is none of");
+  return *found;
+}
+
+// Requires every output of `maker` to be a condition of the denoiser.
+void makes_conditions(const std::string& maker, const Component& component, const Component& denoiser) {
+  for (const TensorSpec& tensor : component.outputs) {
+    const TensorSpec* taken = denoiser.input(tensor.name);
+    if (taken == nullptr || tensor.name == "latents" || tensor.name == "timestep")
+      refuse("the " + maker + " makes " + tensor.name + ", which is no condition of the denoiser");
+    if (tensor.dtype != taken->dtype || tensor.axes.size() != taken->axes.size())
+      refuse("the " + maker + " makes " + tensor.name + " as " + dtype_name(tensor.dtype) + " " + shape_text(tensor) +
+             ", the denoiser takes " + dtype_name(taken->dtype) + " " + shape_text(*taken));
+  }
+}
+
+void check_image_encoder(const ImageEncoder& encoder, const Component& component) {
+  const TensorSpec* images = component.input("images");
+  const std::vector<AxisSpec> expected{std::int64_t{3}, encoder.size, encoder.size};
+  if (images == nullptr || component.inputs.size() != 1 || images->axes.size() != 5 ||
+      !std::equal(expected.begin(), expected.end(), images->axes.begin() + 2)) {
+    const std::string size = std::to_string(encoder.size);
+    refuse("the " + encoder.component + " takes no images [batch, pictures, 3, " + size + ", " + size + "] alone");
+  }
+}
+
+// Pictures become the denoiser's conditions as the manifest says; dit_deploy/bundle/_fit_video.py.
+void check_image_conditions(const Manifest& manifest) {
+  if (!manifest.image_conditions) return;
+  const ImageConditions& record = *manifest.image_conditions;
+  const Component& denoiser = *manifest.component("denoiser");
+  const Component& component = component_of(manifest, record.component);
+  std::set<std::string> others = names(component.inputs);
+  const bool missing = others.erase("images") + others.erase("given") != 2;
+  others.erase("noise");
+  if (missing || !others.empty())
+    refuse("the " + record.component + " takes " + sorted(names(component.inputs)) +
+           ", expected images, given, and perhaps noise");
+  const TensorSpec& given = *component.input("given");
+  if (component.input("images")->axes.size() != 5 || given.dtype != DType::int64 || given.axes.size() != 2)
+    refuse("the " + record.component + " takes no images of five axes and int64 given [batch, frames]");
+  const Component* encoder = record.encoder ? &component_of(manifest, record.encoder->component) : nullptr;
+  if (encoder != nullptr) check_image_encoder(*record.encoder, *encoder);
+  makes_conditions(record.component, component, denoiser);
+  if (encoder != nullptr) makes_conditions(record.encoder->component, *encoder, denoiser);
+  for (const auto& [what, output] : {std::pair("kept", record.kept), std::pair("mask", record.mask)}) {
+    if (output && component.output(*output) == nullptr)
+      refuse(std::string("image_conditions.") + what + " " + *output + " is no output of the " + record.component);
+  }
+}
+
+void check_experts(const Manifest& manifest) {
+  if (!manifest.experts) return;
+  const Component& first = *manifest.component("denoiser");
+  const Component& second = component_of(manifest, manifest.experts->component);
+  if (!(first.inputs == second.inputs && first.outputs == second.outputs))
+    refuse("the " + manifest.experts->component + " has other inputs or outputs than the denoiser");
+}
+
+void has_frames(const std::string& whose, const TensorSpec& tensor, const std::string& frames) {
+  const auto* axis = std::get_if<Axis>(&tensor.axes[2]);
+  if (axis == nullptr || axis->name != frames)
+    refuse(whose + " " + tensor.name + " has " + shape_text(tensor) + ", expected " + frames + " as the third axis");
+}
+
+// Frames of the latents, of the denoiser and of the VAE go together. A denoiser of videos may have a VAE of pictures,
+// which then takes frame by frame.
+void check_frames(const Manifest& manifest) {
+  const TensorSpec& latents = *manifest.component("denoiser")->input("latents");
+  const bool video = latents.axes.size() == 5;
+  if (video != manifest.latents.frames.has_value())
+    refuse("latents.frames and a denoiser with latents of five axes go together");
+  if (video) {
+    has_frames("the denoiser's", latents, "patch_frames");
+    const std::int64_t multiple = std::get<Axis>(latents.axes[2]).multiple;
+    if (multiple != manifest.latents.temporal_patch_size)
+      refuse("the denoiser's latents have " + std::to_string(multiple) +
+             "·patch_frames, latents.temporal_patch_size is " + std::to_string(manifest.latents.temporal_patch_size));
+  }
+  const auto check_half = [&](const std::string& name, const char* given, const char* made) {
+    const Component* component = manifest.component(name);
+    if (component == nullptr) return;
+    const TensorSpec &in = *component->input(given), &out = *component->output(made);
+    if (in.axes.size() == 4 && out.axes.size() == 4) return;
+    if (in.axes.size() != 5 || out.axes.size() != 5 || !video)
+      refuse("the " + name + " is for videos, and not all of the bundle is");
+    for (const TensorSpec* tensor : {&in, &out}) has_frames("the " + name + "'s", *tensor, "latent_frames");
+  };
+  check_half("vae_encoder", "images", "mean");
+  check_half("vae_decoder", "latents", "images");
 }
 
 }  // namespace
@@ -208,8 +303,11 @@ std::string misfit(const Manifest& manifest) {
     check_denoiser(denoiser, manifest.latents, manifest.prediction);
     const Made made = manifest.prompts ? check_prompts(*manifest.prompts, manifest) : Made{};
     check_guidance(manifest.guidance, denoiser, manifest.latents, made);
+    check_image_conditions(manifest);
+    check_experts(manifest);
     if (encoder != nullptr) check_autoencoder("vae_encoder", *encoder, "images", "mean", true, manifest.latents);
     if (decoder != nullptr) check_autoencoder("vae_decoder", *decoder, "latents", "images", false, manifest.latents);
+    check_frames(manifest);
   } catch (const Misfit& error) {
     return error.what;
   }

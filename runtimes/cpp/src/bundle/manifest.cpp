@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <limits>
 #include <set>
+#include <tuple>
 
 #include "bundle/fit.h"
 #include "bundle/json.h"
@@ -13,6 +15,8 @@
 namespace dit_deploy::bundle {
 namespace {
 
+constexpr std::int64_t kLargest = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t kSmallest = std::numeric_limits<std::int64_t>::min();
 constexpr char kFormat[] = "dit-deploy-bundle";
 constexpr char kHow[] = "a bundle is a folder made by `dit-deploy export SOURCE BUNDLE`";
 
@@ -36,12 +40,18 @@ Axis read_axis(const Json& value, const Place& where, Faults& faults) {
   Fields fields(value, where, faults);
   fields.string("name", axis.name, kName);
   fields.integer("multiple", axis.multiple, 1, false);
+  fields.integer("offset", axis.offset, kSmallest, false);
   fields.integer("minimum", axis.minimum, 1, false);
   fields.integer("maximum", axis.maximum, 1);
   fields.finish();
-  if (faults.count() == before && axis.maximum && *axis.maximum < axis.minimum)
+  if (faults.count() != before) return axis;
+  if (axis.maximum && *axis.maximum < axis.minimum) {
     faults.add(where, "axis " + axis.name + ": maximum " + std::to_string(*axis.maximum) + " is below minimum " +
                           std::to_string(axis.minimum));
+  } else if (axis.size(axis.minimum) < 1) {
+    faults.add(where, "axis " + axis.name + ": its smallest size is " + std::to_string(axis.size(axis.minimum)) +
+                          ", expected at least 1");
+  }
   return axis;
 }
 
@@ -123,17 +133,28 @@ Component read_component(const Json& value, const Place& where, Faults& faults) 
   return component;
 }
 
+// A number that is not above `limit` is a fault. `value` is the object that holds it.
+void check_above(double number, int limit, const Json& value, const char* key, const Place& where, Faults& faults) {
+  if (!(number > limit))
+    faults.add(where.at(key), "input should be greater than " + std::to_string(limit), value.at(key));
+}
+
 Latents read_latents(const Json& value, const Place& where, Faults& faults) {
   Latents latents;
   Fields fields(value, where, faults);
   fields.integer("channels", latents.channels, 1);
+  fields.integer("frames", latents.frames, 1);
   fields.integer("height", latents.height, 1);
   fields.integer("width", latents.width, 1);
   fields.integer("patch_size", latents.patch_size, 1);
+  fields.integer("temporal_patch_size", latents.temporal_patch_size, 1, false);
   fields.integer("spatial_compression", latents.spatial_compression, 1);
   fields.integer("temporal_compression", latents.temporal_compression, 1, false);
   fields.number("scaling_factor", latents.scaling_factor);
   fields.number("shift_factor", latents.shift_factor);
+  fields.number("frame_rate", latents.frame_rate);
+  if (latents.frame_rate) check_above(*latents.frame_rate, 0, value, "frame_rate", where, faults);
+  fields.choice("noise_axes", latents.noise_axes, {"channels_frames", "frames_channels"}, false);
   fields.finish();
   return latents;
 }
@@ -178,7 +199,7 @@ Scheduler read_scheduler(const Json& value, const Place& where, Faults& faults) 
   Fields fields(value, where, faults);
   fields.string("path", scheduler.path, false);
   fields.integer("num_inference_steps", scheduler.num_inference_steps, 1, false);
-  fields.choice("sigmas", scheduler.sigmas, {"scheduler", "linspace"}, false);
+  fields.choice("sigmas", scheduler.sigmas, {"scheduler", "linspace", "linspace_to_zero"}, false);
   fields.choice("strength", scheduler.strength, {"rounded_down", "rounded_up"}, false);
   fields.finish();
   return scheduler;
@@ -211,6 +232,7 @@ PromptEncoder read_prompt_encoder(const Json& value, const Place& where, Faults&
 
 std::optional<Prompts> read_prompts(const Json& value, const Place& where, Faults& faults) {
   if (value.is_null()) return std::nullopt;
+  const std::size_t before = faults.count();
   Prompts prompts;
   Fields fields(value, where, faults);
   fields.list("encoders", true, 1, [&](const Json& encoder, const Place& place) {
@@ -218,8 +240,89 @@ std::optional<Prompts> read_prompts(const Json& value, const Place& where, Fault
   });
   fields.string("join", prompts.join, &kName);
   fields.string("negative", prompts.negative);
+  fields.choice("padding", prompts.padding, {"kept", "dropped"}, false);
   fields.finish();
+  if (faults.count() == before && prompts.padding == "dropped" && (prompts.encoders.size() > 1 || prompts.join))
+    faults.add(where, "prompts.padding can be dropped of one encoder without join");
   return prompts;
+}
+
+std::optional<ImageEncoder> read_image_encoder(const Json& value, const Place& where, Faults& faults) {
+  if (value.is_null()) return std::nullopt;
+  ImageEncoder encoder;
+  Fields fields(value, where, faults);
+  fields.string("component", encoder.component, kName);
+  fields.integer("size", encoder.size, 1);
+  fields.finish();
+  return encoder;
+}
+
+std::optional<ImageConditions> read_image_conditions(const Json& value, const Place& where, Faults& faults) {
+  if (value.is_null()) return std::nullopt;
+  const std::size_t before = faults.count();
+  ImageConditions record;
+  Fields fields(value, where, faults);
+  fields.string("component", record.component, kName);
+  fields.boolean("required", record.required);
+  fields.boolean("last_image", record.last_image);
+  fields.string("kept", record.kept, &kName);
+  fields.string("mask", record.mask, &kName);
+  if (const Json* encoder = fields.find("encoder", false))
+    record.encoder = read_image_encoder(*encoder, where.at("encoder"), faults);
+  fields.finish();
+  if (faults.count() == before && record.kept.has_value() != record.mask.has_value())
+    faults.add(where, "image_conditions: kept and mask go together");
+  return record;
+}
+
+std::optional<Experts> read_experts(const Json& value, const Place& where, Faults& faults) {
+  if (value.is_null()) return std::nullopt;
+  Experts experts;
+  Fields fields(value, where, faults);
+  fields.string("component", experts.component, kName);
+  if (const Json* boundary = fields.find("boundary", true);
+      boundary != nullptr && check_number(*boundary, where.at("boundary"), faults)) {
+    experts.boundary = boundary->get<double>();
+    check_above(experts.boundary, 0, value, "boundary", where, faults);
+    if (!(experts.boundary < 1)) faults.add(where.at("boundary"), "input should be less than 1", *boundary);
+  }
+  fields.number("default_scale", experts.default_scale);
+  fields.finish();
+  return experts;
+}
+
+// What of a tiling does not go together; empty where all does.
+std::string wrong_tiling(const Tiling& tiling) {
+  if (tiling.tile_frames.has_value() != tiling.stride_frames.has_value())
+    return "tiling: tile_frames and stride_frames go together";
+  const auto too_far = [](const char* side, std::int64_t tile, std::int64_t stride) {
+    return stride <= tile ? "" : std::string("tiling: stride_") + side + " " + std::to_string(stride) +
+                                     " is above tile_" + side + " " + std::to_string(tile);
+  };
+  std::string wrong = too_far("height", tiling.tile_height, tiling.stride_height);
+  if (wrong.empty()) wrong = too_far("width", tiling.tile_width, tiling.stride_width);
+  if (wrong.empty()) wrong = too_far("frames", tiling.tile_frames.value_or(0), tiling.stride_frames.value_or(0));
+  if (wrong.empty() && tiling.always_in_time && !tiling.tile_frames)
+    wrong = "tiling: always_in_time needs tile_frames";
+  return wrong;
+}
+
+std::optional<Tiling> read_tiling(const Json& value, const Place& where, Faults& faults) {
+  if (value.is_null()) return std::nullopt;
+  const std::size_t before = faults.count();
+  Tiling tiling;
+  Fields fields(value, where, faults);
+  fields.integer("tile_height", tiling.tile_height, 1);
+  fields.integer("tile_width", tiling.tile_width, 1);
+  fields.integer("stride_height", tiling.stride_height, 1);
+  fields.integer("stride_width", tiling.stride_width, 1);
+  fields.integer("tile_frames", tiling.tile_frames, 1);
+  fields.integer("stride_frames", tiling.stride_frames, 1);
+  fields.boolean("always_in_time", tiling.always_in_time);
+  fields.finish();
+  if (faults.count() != before) return tiling;
+  if (const std::string wrong = wrong_tiling(tiling); !wrong.empty()) faults.add(where, wrong);
+  return tiling;
 }
 
 SourceRecord read_source(const Json& value, const Place& where, Faults& faults) {
@@ -260,8 +363,33 @@ std::string wrong_as_a_whole(const Manifest& manifest) {
 
 }  // namespace
 
+std::int64_t Axis::size(std::int64_t free) const {
+  std::int64_t size = 0;
+  if (__builtin_mul_overflow(free, multiple, &size)) size = free < 0 ? kSmallest : kLargest;
+  if (__builtin_add_overflow(size, offset, &size)) size = offset < 0 ? kSmallest : kLargest;
+  return size;
+}
+
+std::optional<std::int64_t> Axis::free(std::int64_t size) const {
+  std::int64_t whole = 0;
+  if (__builtin_sub_overflow(size, offset, &whole) || whole % multiple != 0) return std::nullopt;
+  const std::int64_t free = whole / multiple;
+  const bool outside = free < minimum || (maximum && free > *maximum);
+  return outside ? std::nullopt : std::optional<std::int64_t>(free);
+}
+
 bool Axis::operator==(const Axis& other) const {
-  return name == other.name && multiple == other.multiple && minimum == other.minimum && maximum == other.maximum;
+  const auto all = [](const Axis& one) {
+    return std::tie(one.name, one.multiple, one.offset, one.minimum, one.maximum);
+  };
+  return all(*this) == all(other);
+}
+
+bool TensorSpec::operator==(const TensorSpec& other) const {
+  const auto all = [](const TensorSpec& one) {
+    return std::tie(one.name, one.dtype, one.axes, one.unit, one.minimum, one.maximum, one.description);
+  };
+  return all(*this) == all(other);
 }
 
 const TensorSpec* Component::input(std::string_view name) const {
@@ -314,6 +442,9 @@ Manifest parse_manifest(std::string_view data, const std::string& name) {
   part("guidance", false, read_guidance, manifest.guidance);
   part("scheduler", false, read_scheduler, manifest.scheduler);
   part("prompts", false, read_prompts, manifest.prompts);
+  part("image_conditions", false, read_image_conditions, manifest.image_conditions);
+  part("experts", false, read_experts, manifest.experts);
+  part("tiling", false, read_tiling, manifest.tiling);
   fields.each("labels", false, [&](const std::string& key, const Json& value, const Place& place) {
     check_key(key, place, faults, kClassIndex);
     std::int64_t index = 0;

@@ -17,12 +17,18 @@ namespace dit_deploy::bundle {
 using Sizes = std::map<std::string, std::int64_t>;
 using Shape = std::vector<std::int64_t>;
 
-// A dynamic axis: `multiple` × the free size `name`, which lies in `minimum` … `maximum`.
+// A dynamic axis: `multiple` × the free size `name` + `offset`; the free size lies in `minimum` … `maximum`.
 struct Axis {
   std::string name;
   std::int64_t multiple = 1;
   std::int64_t minimum = 1;
   std::optional<std::int64_t> maximum;
+  std::int64_t offset = 0;
+
+  // The axis's size for a free size; where that cannot be written, the nearest number that can.
+  std::int64_t size(std::int64_t free) const;
+  // The free size that gives `size`, within the bounds; nothing where there is none.
+  std::optional<std::int64_t> free(std::int64_t size) const;
 
   bool operator==(const Axis& other) const;
   bool operator!=(const Axis& other) const { return !(*this == other); }
@@ -42,6 +48,8 @@ struct TensorSpec {
   std::optional<double> minimum;
   std::optional<double> maximum;
   std::string description;
+
+  bool operator==(const TensorSpec& other) const;
 };
 
 struct Component {
@@ -59,6 +67,10 @@ struct Latents {
   std::int64_t channels = 0, height = 0, width = 0, patch_size = 0, spatial_compression = 0;
   std::int64_t temporal_compression = 1;
   double scaling_factor = 1.0, shift_factor = 0.0;
+  std::optional<std::int64_t> frames;  // latent frames at the usual size; nothing: the bundle draws pictures
+  std::int64_t temporal_patch_size = 1;
+  std::optional<double> frame_rate;             // pictures a second of playback
+  std::string noise_axes = "channels_frames";   // the order in which noise is drawn; or frames_channels
 };
 
 struct Prediction {
@@ -81,7 +93,7 @@ struct Guidance {
 struct Scheduler {
   std::string path = "scheduler/scheduler_config.json";
   std::int64_t num_inference_steps = 50;
-  std::string sigmas = "scheduler";       // or linspace
+  std::string sigmas = "scheduler";       // or linspace, linspace_to_zero
   std::string strength = "rounded_down";  // or rounded_up
 };
 
@@ -97,6 +109,35 @@ struct Prompts {
   std::vector<PromptEncoder> encoders;
   std::optional<std::string> join;           // the component that makes conditions of what the encoders give
   std::optional<std::string> negative = "";  // where none is given; nothing: such a run is not guided
+  std::string padding = "kept";              // or dropped
+};
+
+// A vision encoder that makes a condition of the given pictures, `size` pixels on a side.
+struct ImageEncoder {
+  std::string component;
+  std::int64_t size = 0;
+};
+
+// How pictures that a video shall contain become conditions of the denoiser.
+struct ImageConditions {
+  std::string component;
+  bool required = false, last_image = false;
+  std::optional<std::string> kept, mask;  // outputs: what the latents are in the end where the mask is 1
+  std::optional<ImageEncoder> encoder;
+};
+
+// A second denoiser for timesteps below `boundary` · num_train_timesteps.
+struct Experts {
+  std::string component;
+  double boundary = 0;
+  std::optional<double> default_scale;
+};
+
+// The pieces in which diffusers sends this model's latents through the VAE; lengths are in latents.
+struct Tiling {
+  std::int64_t tile_height = 0, tile_width = 0, stride_height = 0, stride_width = 0;
+  std::optional<std::int64_t> tile_frames, stride_frames;
+  bool always_in_time = false;
 };
 
 struct SourceRecord {
@@ -117,6 +158,9 @@ struct Manifest {
   Guidance guidance;
   Scheduler scheduler;
   std::optional<Prompts> prompts;
+  std::optional<ImageConditions> image_conditions;
+  std::optional<Experts> experts;
+  std::optional<Tiling> tiling;
   std::map<std::int64_t, std::string> labels;
   std::map<std::string, FileRecord> files;
 

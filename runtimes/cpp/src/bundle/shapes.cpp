@@ -12,28 +12,35 @@ namespace {
 
 constexpr std::int64_t kLargest = std::numeric_limits<std::int64_t>::max();
 
-// "4", "batch" or "2·patch_height"
-std::string axis_text(const AxisSpec& spec) {
-  if (const auto* size = std::get_if<std::int64_t>(&spec)) return std::to_string(*size);
-  const Axis& axis = std::get<Axis>(spec);
-  return axis.multiple == 1 ? axis.name : std::to_string(axis.multiple) + "·" + axis.name;
+// "batch", "2·patch_height" or "4·latent_frames-3", with `times` for the point
+std::string axis_text(const Axis& axis, const char* times = "·") {
+  std::string text = axis.multiple == 1 ? axis.name : std::to_string(axis.multiple) + times + axis.name;
+  if (axis.offset != 0) text += (axis.offset > 0 ? "+" : "") + std::to_string(axis.offset);
+  return text;
 }
 
-// a · b for positive numbers, as large as it can be written where it is larger.
-std::int64_t product(std::int64_t a, std::int64_t b) { return a > kLargest / b ? kLargest : a * b; }
+std::string axis_text(const AxisSpec& spec) {
+  const auto* size = std::get_if<std::int64_t>(&spec);
+  return size != nullptr ? std::to_string(*size) : axis_text(std::get<Axis>(spec));
+}
+
+// What `number` is more than a multiple of `of`, 0 … of - 1.
+std::int64_t modulo(std::int64_t number, std::int64_t of) {
+  const std::int64_t rest = number % of;
+  return rest < 0 ? rest + of : rest;
+}
 
 // The free size of an axis that is `size` long. `came` begins the message.
 std::int64_t free_size(const Axis& axis, std::int64_t size, const std::string& came) {
-  const std::int64_t free = size / axis.multiple;
-  const std::string times = std::to_string(axis.multiple) + " × ";
-  if (size % axis.multiple != 0)
-    throw InputError(came + ", expected a multiple of " + std::to_string(axis.multiple) + " (" + times + axis.name +
-                     ")");
-  if (free >= axis.minimum && (!axis.maximum || free <= *axis.maximum)) return free;
-  const std::string low = std::to_string(product(axis.minimum, axis.multiple));
-  const std::string expected =
-      axis.maximum ? low + " … " + std::to_string(product(*axis.maximum, axis.multiple)) : "at least " + low;
-  throw InputError(came + ", expected " + expected + " (" + (axis.multiple == 1 ? "" : times) + axis.name + ")");
+  if (const auto free = axis.free(size)) return *free;
+  const std::string text = " (" + axis_text(axis, " × ") + ")", expected = came + ", expected ";
+  const std::int64_t more = modulo(axis.offset, axis.multiple);
+  if (modulo(size, axis.multiple) != more)
+    throw InputError(expected + (axis.offset == 0 ? "" : std::to_string(more) + " more than ") + "a multiple of " +
+                     std::to_string(axis.multiple) + text);
+  const std::string low = std::to_string(axis.size(axis.minimum));
+  throw InputError(expected + (axis.maximum ? low + " … " + std::to_string(axis.size(*axis.maximum)) : "at least " + low) +
+                   text);
 }
 
 float from_half(std::uint16_t bits) {
@@ -164,11 +171,10 @@ Shape shape_of(const TensorSpec& spec, const Sizes& sizes) {
       for (const auto& [name, value] : sizes) given.push_back("'" + name + "'");
       throw InputError(at + " needs the size " + axis.name + "; given are [" + join(given) + "]");
     }
-    const std::int64_t most = kLargest / axis.multiple;
-    if (found->second > most || found->second < -most)
+    const std::int64_t size = axis.size(found->second), most = kLargest / axis.multiple;
+    if (found->second > most || found->second < -most || size == kLargest)
       throw InputError(at + " would be " + std::to_string(axis.multiple) + " × " + std::to_string(found->second) +
                        ", more than any tensor holds");
-    const std::int64_t size = found->second * axis.multiple;
     free_size(axis, size, at + " would be " + std::to_string(size));
     shape.push_back(size);
   }

@@ -60,27 +60,61 @@ void check_limits(const bundle::Manifest& manifest, std::optional<std::int64_t> 
   check("width", axes[axes.size() - 1], width);
 }
 
-Shape latents_shape(const bundle::Manifest& manifest, std::int64_t batch, std::optional<std::int64_t> height,
-                    std::optional<std::int64_t> width, std::optional<std::int64_t> num_frames) {
-  const bundle::Latents& latents = manifest.latents;
+Shape latents_shape(const bundle::Latents& latents, std::int64_t batch, std::optional<std::int64_t> height,
+                    std::optional<std::int64_t> width, std::optional<std::int64_t> frames) {
   Shape shape{batch, latents.channels};
-  const bool video = manifest.component("denoiser")->input("latents")->axes.size() == 5;
-  if (video) {
-    const std::int64_t frames = num_frames.value_or(0), stride = latents.temporal_compression;
-    // Causal video autoencoders keep the first frame by itself; with a compression of 1 that is every frame.
-    if (frames < 1 || (frames - 1) % stride != 0) {
-      throw InputError("num_frames: " + (num_frames ? std::to_string(frames) : std::string("none")) +
-                       " came, expected 1 more than a multiple of " + std::to_string(stride) + "; the nearest is " +
-                       std::to_string(nearest(std::max<std::int64_t>(frames - 1, 1), stride) + 1));
-    }
-    shape.push_back((frames - 1) / stride + 1);
-  } else if (num_frames) {
-    throw InputError("num_frames: " + std::to_string(*num_frames) +
-                     " came, but this bundle makes pictures; leave it out");
-  }
+  if (frames) shape.push_back(*frames);
   shape.push_back(height ? *height / latents.spatial_compression : latents.height);
   shape.push_back(width ? *width / latents.spatial_compression : latents.width);
   return shape;
+}
+
+Sizes patch_grid(const Component& denoiser, const Shape& shape) {
+  Sizes grid;
+  const auto& axes = denoiser.input("latents")->axes;
+  for (std::size_t index = 2; index < shape.size(); ++index) {
+    const auto& axis = std::get<bundle::Axis>(axes.at(index));  // the manifest was held against this
+    const auto free = axis.free(shape[index]);
+    if (!free) {
+      throw InputError("latents: " + axis.name + " of " + list_text(shape) +
+                       " came, which the denoiser does not take");
+    }
+    grid[axis.name] = *free;
+  }
+  return grid;
+}
+
+std::optional<double> read_frame_rate(const bundle::Manifest& manifest, std::optional<double> frame_rate) {
+  if (!frame_rate) return manifest.latents.frame_rate;
+  const std::string came = "frame_rate: " + number_repr(*frame_rate) + " came, ";
+  if (!manifest.latents.frames) throw InputError(came + "but this bundle draws pictures; leave it out");
+  if (!(*frame_rate > 0 && *frame_rate < 1000)) {
+    throw InputError(came + "expected pictures a second, above 0 and below 1000");
+  }
+  return frame_rate;
+}
+
+LatentsNoise::LatentsNoise(sampling::NoiseSource& source, const Shape& shape, const bundle::Latents& latents)
+    : source_(source),
+      batch_(static_cast<std::size_t>(shape[0])),
+      channels_(static_cast<std::size_t>(shape[1])),
+      frames_(shape.size() == 5 ? static_cast<std::size_t>(shape[2]) : 1),
+      plane_(static_cast<std::size_t>(shape[shape.size() - 2] * shape.back())),
+      frames_first_(shape.size() == 5 && latents.noise_axes == "frames_channels") {}
+
+void LatentsNoise::draw(float* out) {
+  const std::size_t each = channels_ * frames_ * plane_;
+  if (!frames_first_) return source_.draw(out, batch_, each);
+  drawn_.resize(batch_ * each);
+  source_.draw(drawn_.data(), batch_, each);
+  const float* from = drawn_.data();
+  for (std::size_t b = 0; b < batch_; ++b) {
+    for (std::size_t f = 0; f < frames_; ++f) {
+      for (std::size_t c = 0; c < channels_; ++c, from += plane_) {
+        std::copy_n(from, plane_, out + ((b * channels_ + c) * frames_ + f) * plane_);
+      }
+    }
+  }
 }
 
 std::vector<std::uint64_t> read_seeds(const std::vector<std::uint64_t>& seed, std::int64_t batch) {

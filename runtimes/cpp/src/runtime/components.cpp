@@ -33,12 +33,18 @@ Components::Components(const bundle::Bundle& bundle, std::optional<bundle::Engin
 
 bool Components::has(const std::string& name) const { return bundle_.manifest().component(name) != nullptr; }
 
-BindingPool& Components::pool(const std::string& name) {
+std::shared_ptr<BindingPool> Components::pool(const std::string& name) {
   bundle_.component(name);
   Slot& slot = slots_.at(name);
   const std::lock_guard<std::mutex> lock(slot.mutex);
-  if (!slot.pool) slot.pool = std::make_unique<BindingPool>(load(name));
-  return *slot.pool;
+  if (!slot.pool) slot.pool = std::make_shared<BindingPool>(load(name));
+  return slot.pool;
+}
+
+void Components::release(const std::string& name) {
+  Slot& slot = slots_.at(name);
+  const std::lock_guard<std::mutex> lock(slot.mutex);
+  slot.pool.reset();
 }
 
 BindingPool* Components::solver() {
@@ -46,7 +52,7 @@ BindingPool* Components::solver() {
   const std::lock_guard<std::mutex> lock(slot.mutex);
   if (!slot.pool && !slot.absent) {
     if (auto runner = load_solver()) {
-      slot.pool = std::make_unique<BindingPool>(std::move(runner));
+      slot.pool = std::make_shared<BindingPool>(std::move(runner));
     } else {
       slot.absent = true;
     }

@@ -27,7 +27,9 @@ class Components {
 
   bool has(const std::string& name) const;
   // Throws BundleError, IntegrityError, BackendError. Several threads may ask at once: each is loaded once.
-  BindingPool& pool(const std::string& name);
+  std::shared_ptr<BindingPool> pool(const std::string& name);
+  // Forgets what pool() loaded; its memory is free once no run uses it.
+  void release(const std::string& name);
   // nullptr where there is no solver graph, as with the plain graphs.
   BindingPool* solver();
   // Of all runners that are loaded: what a person would want to know and no run fails for.
@@ -36,7 +38,7 @@ class Components {
  private:
   struct Slot {
     std::mutex mutex;
-    std::unique_ptr<BindingPool> pool;
+    std::shared_ptr<BindingPool> pool;
     bool absent = false;
   };
 

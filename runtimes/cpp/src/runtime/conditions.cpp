@@ -58,12 +58,6 @@ Tensor filled(const Tensor& like, const bundle::Number& value) {
   return tensor;
 }
 
-// Zeros of a type and shape.
-Tensor zeros(DType dtype, Shape shape) {
-  const auto bytes = static_cast<std::size_t>(bundle::elements(shape)) * bundle::dtype_size(dtype);
-  return {dtype, std::move(shape), std::vector<std::byte>(bytes)};
-}
-
 // Each sample `times` times, beside each other.
 Tensor repeated(const Tensor& tensor, std::int64_t times) {
   if (times == 1) return tensor;
@@ -75,6 +69,35 @@ Tensor repeated(const Tensor& tensor, std::int64_t times) {
       all.data.insert(all.data.end(), sample, sample + static_cast<std::ptrdiff_t>(each));
   }
   return all;
+}
+
+// [texts, tokens, …] with zeros for the tokens of each text beyond its length.
+void zero_beyond(Tensor& tensor, const std::vector<std::int64_t>& lengths) {
+  const std::int64_t tokens = tensor.shape.at(1);
+  const std::size_t each = tensor.data.size() / static_cast<std::size_t>(std::max<std::int64_t>(tensor.shape[0] * tokens, 1));
+  for (std::size_t text = 0; text < lengths.size(); ++text) {
+    const std::size_t begin = text * static_cast<std::size_t>(tokens);
+    const auto kept = static_cast<std::size_t>(std::min(lengths[text], tokens));
+    std::fill(tensor.data.begin() + static_cast<std::ptrdiff_t>((begin + kept) * each),
+              tensor.data.begin() + static_cast<std::ptrdiff_t>((begin + static_cast<std::size_t>(tokens)) * each),
+              std::byte{0});
+  }
+}
+
+// The first `length` tokens of [1, tokens, …].
+void cut_to(Tensor& tensor, std::int64_t length) {
+  const std::int64_t tokens = std::max<std::int64_t>(tensor.shape.at(1), 1), kept = std::min(length, tokens);
+  tensor.data.resize(tensor.data.size() / static_cast<std::size_t>(tokens) * static_cast<std::size_t>(kept));
+  tensor.shape[1] = kept;
+}
+
+// What prompts of `lengths` tokens and their negatives made, as padding "dropped" has them.
+void drop_padding(Tensors& made, Tensors& negative, const std::vector<std::int64_t>& lengths, std::int64_t images_each) {
+  const bool several = static_cast<std::int64_t>(lengths.size()) * images_each > 1;
+  for (auto& one : made) several ? zero_beyond(one.second, lengths) : cut_to(one.second, lengths[0]);
+  for (auto& one : negative) {
+    if (!several) cut_to(one.second, lengths[0]);
+  }
 }
 
 void check_tensor(const bundle::TensorSpec& spec, const Tensor& tensor, Sizes& sizes,
@@ -138,7 +161,7 @@ struct Given {
 };
 
 Given read_given(const bundle::Manifest& manifest, const Request& request, bool guided,
-                 const std::optional<Texts>& texts, const EncodePrompts& encode) {
+                 const std::optional<Texts>& texts, const EncodePrompts& prompts) {
   const bundle::Component& denoiser = *manifest.component("denoiser");
   refuse_unknown(denoiser, request.conditions, "conditions");
   refuse_unknown(denoiser, request.unconditional, "unconditional");
@@ -149,14 +172,12 @@ Given read_given(const bundle::Manifest& manifest, const Request& request, bool 
   }
   Given given{request.conditions, request.unconditional};
   if (texts) {
-    for (const auto& [name, tensor] : encode(texts->prompts, false)) {
-      if (request.conditions.count(name) == 0) given.conditional[name] = repeated(tensor, texts->images_each);
-    }
-    if (guided && texts->negatives) {
-      for (const auto& [name, tensor] : encode(*texts->negatives, true)) {
-        if (request.unconditional.count(name) == 0) given.unconditional[name] = repeated(tensor, texts->images_each);
-      }
-    }
+    Tensors made = prompts.encode(texts->prompts, false), negative;
+    if (guided && texts->negatives) negative = prompts.encode(*texts->negatives, true);
+    if (manifest.prompts->padding == "dropped")
+      drop_padding(made, negative, prompts.lengths(texts->prompts), texts->images_each);
+    for (const auto& [name, tensor] : made) given.conditional.emplace(name, repeated(tensor, texts->images_each));
+    for (const auto& [name, tensor] : negative) given.unconditional.emplace(name, repeated(tensor, texts->images_each));
   }
   if (!request.class_labels.empty()) {
     given.conditional["class_labels"] = labels_tensor(*takes_labels, request.class_labels);
@@ -207,14 +228,17 @@ std::optional<Texts> read_texts(const bundle::Manifest& manifest, const Request&
 }
 
 Conditions read_conditions(const bundle::Manifest& manifest, const Request& request, const sampling::Guidance& guidance,
-                           double scale, const std::optional<Texts>& texts, const EncodePrompts& encode) {
+                           double scale, std::optional<double> frame_rate, const std::optional<Texts>& texts,
+                           const EncodePrompts& prompts, const std::set<std::string>& later) {
   const bundle::Component& denoiser = *manifest.component("denoiser");
   const bundle::Guidance& own = manifest.guidance;
-  Given given = read_given(manifest, request, guidance.scale > 1, texts, encode);
+  Given given = read_given(manifest, request, guidance.scale > 1, texts, prompts);
   const std::int64_t batch = given.batch(request);
   if (own.input) given.conditional[*own.input] = filled(zeros(denoiser.input(*own.input)->dtype, {batch}), scale);
   const bundle::TensorSpec* skip = own.skip_layers ? denoiser.input(*own.skip_layers) : nullptr;
   if (skip != nullptr) given.conditional.emplace(skip->name, zeros(DType::int64, {batch, blocks_of(*skip)}));
+  if (const bundle::TensorSpec* rate = denoiser.input("frame_rate"); rate != nullptr && frame_rate)
+    given.conditional.emplace(rate->name, filled(zeros(rate->dtype, {batch}), *frame_rate));
   std::optional<Tensor> skipped;
   if (guidance.skip) skipped = skipping(skip, guidance.skip->layers, batch);
 
@@ -225,6 +249,7 @@ Conditions read_conditions(const bundle::Manifest& manifest, const Request& requ
     if (!is_condition(spec)) continue;
     const auto found = given.conditional.find(spec.name);
     if (found == given.conditional.end()) {
+      if (later.count(spec.name) != 0) continue;
       const bool by_prompt = manifest.prompts && spec.name != "class_labels";
       throw InputError(spec.name + ": this bundle needs it, and none came" + (by_prompt ? "; give a prompt" : ""));
     }
@@ -249,6 +274,20 @@ Conditions read_conditions(const bundle::Manifest& manifest, const Request& requ
   read.batch = read.sizes.emplace("batch", batch).first->second;
   if (same_shapes) read.unguided_sizes.clear();
   return read;
+}
+
+void join_conditions(Conditions& conditions, const Component& denoiser, Tensors more) {
+  std::map<std::string, std::string> owner;
+  for (const auto& one : conditions.sizes) owner.emplace(one.first, "another condition");
+  for (auto& [name, tensor] : more) {
+    const auto there = [&, key = name](const Condition& one) { return one.name == key; };
+    if (std::any_of(conditions.tensors.begin(), conditions.tensors.end(), there)) continue;
+    const bundle::TensorSpec& spec = *denoiser.input(name);  // the manifest was held against this
+    for (Sizes* sizes : {&conditions.sizes, &conditions.unguided_sizes}) {
+      if (!sizes->empty()) bundle::bind_axes(spec, tensor.dtype, tensor.shape, *sizes, owner);
+    }
+    conditions.tensors.push_back({name, tensor, std::move(tensor)});
+  }
 }
 
 }  // namespace dit_deploy::runtime

@@ -5,11 +5,13 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "bundle/manifest.h"
 #include "dit_deploy/pipeline.hpp"
+#include "runtime/calls.h"
 #include "runtime/steps.h"
 
 namespace dit_deploy::runtime {
@@ -24,9 +26,13 @@ struct Texts {
 // The prompts of a request, checked; nothing where there are none. Throws InputError.
 std::optional<Texts> read_texts(const bundle::Manifest& manifest, const Request& request);
 
-using Tensors = std::map<std::string, Tensor>;  // by name
-// (texts, whether they are negative prompts) → conditions, [texts, …]
-using EncodePrompts = std::function<Tensors(const std::vector<std::string>& texts, bool negative)>;
+// Makes conditions of prompts.
+struct EncodePrompts {
+  // (texts, whether they are negative prompts) → conditions, [texts, …]
+  std::function<Tensors(const std::vector<std::string>& texts, bool negative)> encode;
+  // How many tokens of each text are no padding.
+  std::function<std::vector<std::int64_t>(const std::vector<std::string>& texts)> lengths;
+};
 
 struct Conditions {
   std::vector<Condition> tensors;
@@ -36,9 +42,14 @@ struct Conditions {
 };
 
 // The conditions of a request, held against the denoiser's declaration. `scale` is what a denoiser with embedded guidance
-// is fed; `encode` turns `texts` into conditions. Throws InputError where one is missing, unknown, of another type or
-// shape, or out of the declared range.
+// is fed, `frame_rate` what one that knows of it is; `prompts` turns `texts` into conditions. Those in `later` are not
+// missed: join_conditions() brings them. Throws InputError where one is missing, unknown, of another type or shape, or out
+// of the declared range.
 Conditions read_conditions(const bundle::Manifest& manifest, const Request& request, const sampling::Guidance& guidance,
-                           double scale, const std::optional<Texts>& texts, const EncodePrompts& encode);
+                           double scale, std::optional<double> frame_rate, const std::optional<Texts>& texts,
+                           const EncodePrompts& prompts, const std::set<std::string>& later);
+
+// Adds `more`, which both halves have alike; what is there already stays. Throws InputError where sizes disagree.
+void join_conditions(Conditions& conditions, const Component& denoiser, Tensors more);
 
 }  // namespace dit_deploy::runtime

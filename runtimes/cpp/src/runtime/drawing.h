@@ -9,6 +9,8 @@
 #include "dit_deploy/pipeline.hpp"
 #include "runtime/components.h"
 #include "runtime/prompts.h"
+#include "runtime/tiling.h"
+#include "sampling/noise.h"
 
 namespace dit_deploy::runtime {
 
@@ -30,7 +32,13 @@ class Drawing {
   std::vector<std::string> warnings() const { return components_->warnings(); }
 
  private:
+  // Forgets components that this run needs no more, where memory is short.
+  void done(const std::vector<std::string>& components);
+  // Adds the pictures or videos that the latents of `result` are.
+  void decode_to(Result& result, const Request& request, sampling::NoiseSource& source, const Pieces& pieces);
+
   const bundle::Bundle bundle_;
+  const bool low_memory_;
   std::string engine_, engine_reason_;
   std::unique_ptr<Components> components_;
   std::unique_ptr<PromptReader> prompts_;  // where the bundle has text encoders

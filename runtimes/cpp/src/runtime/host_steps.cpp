@@ -1,133 +1,43 @@
 #include "runtime/host_steps.h"
 
-#include <algorithm>
-#include <chrono>
-#include <cstring>
+#include <utility>
 
 #include "bundle/shapes.h"
 #include "runtime/finite.h"
-#include "runtime/tensors.h"
 
 namespace dit_deploy::runtime {
+namespace {
+
+class Whole final : public Sampled {
+ public:
+  explicit Whole(const sampling::SolverState& state) : state_(state) {}
+  void model_input(std::size_t row, float* out) const override { state_.model_input(row, out); }
+
+ private:
+  const sampling::SolverState& state_;
+};
+
+// The pool, which somebody else owns.
+std::shared_ptr<BindingPool> borrowed(BindingPool& pool) { return {std::shared_ptr<void>(), &pool}; }
+
+}  // namespace
+
+HostSteps::HostSteps(std::unique_ptr<Denoiser> denoiser, const sampling::SolverTable& table, std::size_t size,
+                     const float* start)
+    : denoiser_(std::move(denoiser)), table_(table), state_(table, size) {
+  state_.reset(start);
+}
 
 HostSteps::HostSteps(BindingPool& denoiser, const Run& run, const float* start)
-    : pool_(denoiser),
-      run_(run),
-      state_(run.table, static_cast<std::size_t>(bundle::elements(run.shape))),
-      batch_(static_cast<std::size_t>(run.shape[0])),
-      size_(static_cast<std::size_t>(bundle::elements(run.shape))) {
-  state_.reset(start);
-  if (run.guidance.scale > 1 && !run.in_one_call()) {
-    first_prediction_.resize(size_);
-    if (denoiser.runner().component().output("variance") != nullptr) first_variance_.resize(size_);
-  }
-  if (run.guidance.scale > 1 && run.guidance.skip) conditional_.resize(size_);
-}
+    : HostSteps(std::make_unique<GuidedDenoiser>(borrowed(denoiser), run), run.table,
+                static_cast<std::size_t>(bundle::elements(run.shape)), start) {}
 
-void HostSteps::predict(std::size_t row) {
-  const std::int64_t step = run_.table.rows[row].step;
-  if (!run_.guidance.active(step, run_.table.num_steps)) {
-    Bound& one = bound(1);
-    run_denoiser(one, row, 1);
-    prediction_ = one.prediction;
-    variance_ = one.variance;
-    return;
-  }
-  // The unguided parts, variance included, are the conditional ones, as in the original's forward_with_cfg.
-  float* guided = nullptr;
-  const float* unconditional = nullptr;
-  if (run_.in_one_call()) {
-    Bound& both = bound(2);
-    run_denoiser(both, row, 2);
-    guided = both.prediction;
-    unconditional = both.prediction + size_;
-    variance_ = both.variance;
-  } else {
-    unconditional = predict_in_two_calls(row);
-    guided = first_prediction_.data();
-    variance_ = first_variance_.empty() ? nullptr : first_variance_.data();
-  }
-  const bool skips = run_.guidance.skip && run_.guidance.skip->active(step, run_.table.num_steps);
-  if (skips) std::copy_n(guided, size_, conditional_.data());
-  const auto channels = static_cast<std::size_t>(run_.shape[1]), width = static_cast<std::size_t>(run_.shape.back());
-  run_.guidance.combine(guided, unconditional, batch_, channels, size_ / (batch_ * channels), width);
-  if (skips) {
-    Bound& one = bound(1);
-    write_conditions(one, 0, Half::skipping);
-    run_denoiser(one, row, 1);
-    write_conditions(one, 0, Half::conditional);
-    run_.guidance.skip->add(guided, conditional_.data(), one.prediction, size_);
-  }
-  prediction_ = guided;
-}
-
-const float* HostSteps::predict_in_two_calls(std::size_t row) {
-  Bound& one = bound(1);
-  run_denoiser(one, row, 1);
-  std::copy_n(one.prediction, size_, first_prediction_.data());
-  if (one.variance != nullptr) std::copy_n(one.variance, size_, first_variance_.data());
-  if (!run_.unguided_grid.empty()) {
-    Bound& other = bound_to_unguided();
-    run_denoiser(other, row, 1);
-    return other.prediction;
-  }
-  write_conditions(one, 0, Half::unconditional);
-  run_denoiser(one, row, 1);
-  write_conditions(one, 0, Half::conditional);
-  return one.prediction;
-}
+void HostSteps::predict(std::size_t row) { predicted_ = denoiser_->predict(Whole(state_), row); }
 
 void HostSteps::advance(std::size_t row, const float* noise) {
-  state_.advance(row, prediction_, run_.table.rows[row].learned() ? variance_ : nullptr, noise);
+  state_.advance(row, predicted_.prediction, table_.rows[row].learned() ? predicted_.variance : nullptr, noise);
 }
 
-void HostSteps::check(std::int64_t step) { check_latents(state_.sample(), size_, step, run_.table.num_steps); }
-
-HostSteps::Bound& HostSteps::bound(std::size_t copies) {
-  Bound& one = bound_[copies - 1];
-  if (one.lease) return one;
-  borrow(one, run_.grid, copies);
-  for (std::size_t copy = 0; copy < copies; ++copy) {
-    write_conditions(one, copy, copy == 0 ? Half::conditional : Half::unconditional);
-  }
-  return one;
-}
-
-HostSteps::Bound& HostSteps::bound_to_unguided() {
-  if (unguided_.lease) return unguided_;
-  borrow(unguided_, run_.unguided_grid, 1);
-  write_conditions(unguided_, 0, Half::unconditional);
-  return unguided_;
-}
-
-void HostSteps::borrow(Bound& bound, Sizes sizes, std::size_t copies) {
-  sizes["batch"] = static_cast<std::int64_t>(batch_ * copies);
-  bound.lease = pool_.borrow(sizes);
-  bound.latents = floats(bound.lease->input("latents"), "latents");
-  bound.timestep = floats(bound.lease->input("timestep"), "timestep");
-  bound.prediction = floats(bound.lease->output("prediction"), "prediction");
-  const HostTensor* variance = bound.lease->output("variance");
-  bound.variance = variance == nullptr ? nullptr : floats(variance, "variance");
-}
-
-void HostSteps::write_conditions(Bound& bound, std::size_t copy, Half half) {
-  for (const Condition& condition : run_.conditions) {
-    const Tensor* tensor = half == Half::unconditional ? &condition.unconditional : &condition.conditional;
-    if (half == Half::skipping && condition.skipping) tensor = &*condition.skipping;
-    const HostTensor* input = bound.lease->input(condition.name);
-    std::memcpy(static_cast<std::byte*>(input->data) + copy * tensor->data.size(), tensor->data.data(),
-                tensor->data.size());
-  }
-}
-
-void HostSteps::run_denoiser(Bound& bound, std::size_t row, std::size_t copies) {
-  state_.model_input(row, bound.latents);
-  if (copies == 2) std::copy_n(bound.latents, size_, bound.latents + size_);
-  const auto timestep = static_cast<float>(run_.table.rows[row].timestep * run_.timestep_scale);
-  std::fill_n(bound.timestep, batch_ * copies, timestep);
-  const auto started = std::chrono::steady_clock::now();
-  bound.lease->run();
-  seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-}
+void HostSteps::check(std::int64_t step) { check_latents(state_.sample(), state_.size(), step, table_.num_steps); }
 
 }  // namespace dit_deploy::runtime

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "sampling/numeric.h"
 #include "sampling/schedulers.h"
 #include "text.h"
 
@@ -38,40 +39,39 @@ double shift(const nlohmann::json& config, std::int64_t tokens) {
   return static_cast<double>(tokens) * slope + (base - slope * few);
 }
 
-// 1 … 1/steps, as numpy's linspace gives them.
-std::vector<double> falling(std::int64_t steps) {
+// The noise levels that a pipeline passes to its scheduler, as numpy's linspace gives them: 1 … 1/steps, or those of
+// steps + 1 levels from 1 to 0 but the last; nothing where it passes none.
+std::optional<std::vector<double>> own_sigmas(const std::string& kind, std::int64_t steps) {
+  if (kind == "scheduler" || steps < 1) return std::nullopt;
   if (steps > kMostSteps) {
     throw InputError("num_inference_steps: " + std::to_string(steps) + " came, at most " + std::to_string(kMostSteps) +
                      " can be run");
   }
-  std::vector<double> sigmas;
-  const double last = 1.0 / static_cast<double>(steps), stride = (last - 1.0) / static_cast<double>(steps - 1);
-  for (std::int64_t step = 0; step < steps; ++step) sigmas.push_back(static_cast<double>(step) * stride + 1.0);
-  if (steps > 1) sigmas.back() = last;
-  if (steps == 1) sigmas.front() = 1.0;
+  const auto count = static_cast<std::size_t>(steps);
+  if (kind == "linspace") return sampling::linspace(1.0, 1.0 / static_cast<double>(steps), count);
+  std::vector<double> sigmas = sampling::linspace(1.0, 0.0, count + 1);
+  sigmas.pop_back();
   return sigmas;
 }
 
 }  // namespace
 
-Plan plan_steps(const bundle::Bundle& bundle, const Request& request, std::int64_t tokens) {
+Plan plan_steps(const bundle::Bundle& bundle, const Request& request, bool from_image, std::int64_t tokens) {
   const bundle::Manifest& manifest = bundle.manifest();
   const nlohmann::json config = sampling::resolve_scheduler(bundle.scheduler_config(), request.scheduler);
   sampling::SolverRequest asked;
   asked.num_inference_steps = request.num_inference_steps.value_or(manifest.scheduler.num_inference_steps);
   asked.eta = request.eta;
-  if (!request.image.empty()) {
+  if (from_image) {
     asked.begin = sampling::image_to_image_begin(asked.num_inference_steps, request.strength.value_or(kDefaultStrength),
                                                  manifest.scheduler.strength == "rounded_up");
   } else if (request.strength) {
     throw InputError("strength: " + number_text(*request.strength) +
-                     " came without an image; give image too, or leave strength out");
+                     " came without a picture to start from; give one too, or leave strength out");
   }
   if (sampling::takes_mu(config) && is_set(config, "use_dynamic_shifting")) asked.mu = shift(config, tokens);
-  if (sampling::takes_sigmas(config) && manifest.scheduler.sigmas == "linspace" && asked.num_inference_steps > 0) {
-    asked.sigmas = falling(asked.num_inference_steps);
-  }
-  Plan plan{sampling::solver_table(config, asked), 1.0};
+  if (sampling::takes_sigmas(config)) asked.sigmas = own_sigmas(manifest.scheduler.sigmas, asked.num_inference_steps);
+  Plan plan{sampling::solver_table(config, asked), 1.0, sampling::num_train_timesteps(config)};
   const std::string& trained = manifest.prediction.type;
   if (const std::string taken = sampling::prediction_type(config); taken != trained) {
     throw InputError("scheduler: " + config.at("_class_name").get<std::string>() + " takes the model's output for " +
@@ -83,7 +83,7 @@ Plan plan_steps(const bundle::Bundle& bundle, const Request& request, std::int64
   }
   // A table counts as diffusers does, flow matching too: sigma · num_train_timesteps.
   if (manifest.prediction.timestep_unit != "training_index") {
-    plan.timestep_scale = 1.0 / sampling::num_train_timesteps(config);
+    plan.timestep_scale = 1.0 / plan.num_train_timesteps;
   }
   return plan;
 }

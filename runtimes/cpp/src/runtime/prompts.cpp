@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <limits>
+#include <numeric>
 #include <utility>
 
 #include "bundle/files.h"
 #include "bundle/shapes.h"
-#include "runtime/finite.h"
 #include "text.h"
 #include "tokenizer/cleaning.h"
 #include "tokenizer/unicode.h"
@@ -72,18 +71,6 @@ Tensor in_type(const Tensor& tensor, const bundle::TensorSpec& spec, const std::
   return Tensor::of(tensor.shape, narrow);
 }
 
-void check_output(const HostTensor& tensor, const std::string& what) {
-  const auto count = static_cast<std::size_t>(bundle::elements(tensor.shape));
-  if (tensor.dtype == DType::float32) return check_finite(static_cast<const float*>(tensor.data), count, what.c_str());
-  if (tensor.dtype != DType::float16 && tensor.dtype != DType::bfloat16) return;
-  // Infinite and NaN are those whose exponent is all ones.
-  const auto* bits = static_cast<const std::uint16_t*>(tensor.data);
-  const unsigned exponent = tensor.dtype == DType::float16 ? 0x7C00 : 0x7F80;
-  const bool finite = std::none_of(bits, bits + count, [&](unsigned one) { return (one & exponent) == exponent; });
-  const float value = finite ? 0.0F : std::numeric_limits<float>::quiet_NaN();
-  check_finite(&value, 1, what.c_str());
-}
-
 }  // namespace
 
 Tensors PromptReader::read(const std::vector<std::string>& texts, bool negative, std::vector<std::string>& warnings) {
@@ -130,6 +117,19 @@ Tensors PromptReader::tokens(const bundle::PromptEncoder& encoder, const std::ve
   return tokens;
 }
 
+std::vector<std::int64_t> PromptReader::lengths(const std::vector<std::string>& texts) {
+  std::vector<std::string> said_before;
+  const Tensor mask =
+      tokens(bundle_.manifest().prompts->encoders.front(), texts, false, said_before).at("attention_mask");
+  const auto count = static_cast<std::size_t>(mask.shape[1]);
+  std::vector<std::int64_t> one(count), lengths;
+  for (std::size_t text = 0; text < texts.size(); ++text) {
+    std::memcpy(one.data(), mask.data.data() + text * count * sizeof(std::int64_t), count * sizeof(std::int64_t));
+    lengths.push_back(std::accumulate(one.begin(), one.end(), std::int64_t{0}));
+  }
+  return lengths;
+}
+
 const tokenizer::Tokenizer& PromptReader::tokenizer_of(const std::string& path) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = tokenizers_.find(path);
@@ -150,19 +150,7 @@ Tensors PromptReader::run(const std::string& name, const Tensors& given) {
     const Tensor& feed = feeds[spec.name] = in_type(given.at(spec.name), spec, name);
     bundle::bind_axes(spec, feed.dtype, feed.shape, sizes, owner);
   }
-  const auto lease = components_.pool(name).borrow(sizes);
-  for (const auto& [key, tensor] : feeds) {
-    std::memcpy(lease->input(key)->data, tensor.data.data(), tensor.data.size());
-  }
-  lease->run();
-  Tensors made;
-  for (const bundle::TensorSpec& spec : component.outputs) {
-    const HostTensor& output = *lease->output(spec.name);
-    check_output(output, "the " + name + "'s " + spec.name + " holds");
-    const auto* data = static_cast<const std::byte*>(output.data);
-    made[spec.name] = {output.dtype, output.shape, {data, data + output.bytes}};
-  }
-  return made;
+  return call(*components_.pool(name), name, sizes, feeds);
 }
 
 }  // namespace dit_deploy::runtime

@@ -1,6 +1,7 @@
 // Prompts → the denoiser's conditions: tokenizers and text encoders of the bundle; runtimes/prompts.py.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <mutex>
 #include <string>
@@ -24,6 +25,8 @@ class PromptReader {
   // line in `warnings` that quotes what was left out. Throws InputError for a text that is no UTF-8, BundleError for a
   // tokenizer or encoder that was altered or cannot be read, BackendError for an encoder that failed.
   Tensors read(const std::vector<std::string>& texts, bool negative, std::vector<std::string>& warnings);
+  // How many tokens of each text are no padding, by the first encoder's tokenizer.
+  std::vector<std::int64_t> lengths(const std::vector<std::string>& texts);
 
  private:
   // input_ids and attention_mask of one encoder, int64 [texts, tokens].

@@ -6,14 +6,28 @@
 namespace dit_deploy::runtime {
 namespace {
 
-constexpr double kSupport = 3.0;
 // Pillow keeps weights as integers: 8 bits of the pixel and 2 of headroom leave 22 of 32.
 constexpr int kPrecision = 32 - 8 - 2;
 constexpr double kPi = 3.141592653589793238462643383279502884;
 
 double sinc(double x) { return x == 0.0 ? 1.0 : std::sin(x * kPi) / (x * kPi); }
 
-double lanczos(double x) { return x >= -kSupport && x < kSupport ? sinc(x) * sinc(x / kSupport) : 0.0; }
+double lanczos(double x) { return x >= -3.0 && x < 3.0 ? sinc(x) * sinc(x / 3.0) : 0.0; }
+
+// Keys' cubic convolution with a = −0.5.
+double bicubic(double x) {
+  constexpr double a = -0.5;
+  x = std::fabs(x);
+  if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
+  return x < 2.0 ? (((x - 5) * x + 8) * x - 4) * a : 0.0;
+}
+
+// A filter, and how far from the middle it reaches.
+struct Kernel {
+  double (*weight)(double x);
+  double support;
+};
+constexpr Kernel kLanczos{lanczos, 3.0}, kBicubic{bicubic, 2.0};
 
 // Which pixels of a line one output pixel is made of, and their weights.
 struct Window {
@@ -21,10 +35,10 @@ struct Window {
   std::vector<std::int32_t> weights;
 };
 
-std::vector<Window> windows(std::int64_t from, std::int64_t to) {
+std::vector<Window> windows(std::int64_t from, std::int64_t to, const Kernel& kernel) {
   const double scale = static_cast<double>(from) / static_cast<double>(to);
   const double filter_scale = std::max(scale, 1.0);
-  const double support = kSupport * filter_scale;
+  const double support = kernel.support * filter_scale;
   std::vector<Window> all(static_cast<std::size_t>(to));
   std::vector<double> weights;
   for (std::int64_t i = 0; i < to; ++i) {
@@ -34,7 +48,7 @@ std::vector<Window> windows(std::int64_t from, std::int64_t to) {
     weights.clear();
     double sum = 0.0;
     for (std::int64_t x = first; x < last; ++x) {
-      weights.push_back(lanczos((static_cast<double>(x) - center + 0.5) * (1.0 / filter_scale)));
+      weights.push_back(kernel.weight((static_cast<double>(x) - center + 0.5) * (1.0 / filter_scale)));
       sum += weights.back();
     }
     Window& window = all[static_cast<std::size_t>(i)];
@@ -62,11 +76,12 @@ Picture blank(std::int64_t height, std::int64_t width, std::int64_t channels) {
 
 }  // namespace
 
-Picture resized(const Picture& picture, std::int64_t height, std::int64_t width) {
+Picture resized(const Picture& picture, std::int64_t height, std::int64_t width, Filter filter) {
+  const Kernel& kernel = filter == Filter::lanczos ? kLanczos : kBicubic;
   Picture wide = picture;
   if (width != picture.width) {
     wide = blank(picture.height, width, picture.channels);
-    const std::vector<Window> columns = windows(picture.width, width);
+    const std::vector<Window> columns = windows(picture.width, width, kernel);
     auto* out = wide.pixels.data();
     for (std::int64_t y = 0; y < picture.height; ++y) {
       const std::uint8_t* line = picture.pixels.data() + y * picture.width * picture.channels;
@@ -81,7 +96,7 @@ Picture resized(const Picture& picture, std::int64_t height, std::int64_t width)
   Picture done = blank(height, width, picture.channels);
   const std::int64_t stride = width * picture.channels;
   auto* out = done.pixels.data();
-  for (const Window& window : windows(picture.height, height)) {
+  for (const Window& window : windows(picture.height, height, kernel)) {
     const std::uint8_t* lines = wide.pixels.data() + window.first * stride;
     for (std::int64_t i = 0; i < stride; ++i) *out++ = weighted(lines + i, stride, window);
   }

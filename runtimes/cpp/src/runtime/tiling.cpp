@@ -1,61 +1,128 @@
 #include "runtime/tiling.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "bundle/shapes.h"
 
 namespace dit_deploy::runtime {
 namespace {
 
-// Fades the end of `before` into the beginning of `piece`, downwards (axis 2) or to the right (axis 3).
-void fade(const Planes& before, Planes& piece, std::int64_t extent, std::size_t axis) {
-  extent = std::min({before.shape[axis], piece.shape[axis], extent});
-  const std::int64_t planes = piece.shape[0] * piece.shape[1];
-  const std::int64_t height = axis == 2 ? extent : std::min(before.shape[2], piece.shape[2]);
-  const std::int64_t width = axis == 3 ? extent : std::min(before.shape[3], piece.shape[3]);
-  const std::int64_t top = axis == 2 ? before.shape[2] - extent : 0, left = axis == 3 ? before.shape[3] - extent : 0;
-  for (std::int64_t plane = 0; plane < planes; ++plane) {
-    for (std::int64_t row = 0; row < height; ++row) {
-      const float* from = before.values.data() + (plane * before.shape[2] + top + row) * before.shape[3] + left;
-      float* to = piece.values.data() + (plane * piece.shape[2] + row) * piece.shape[3];
-      for (std::int64_t column = 0; column < width; ++column) {
-        const float share = static_cast<float>(axis == 2 ? row : column) / static_cast<float>(extent);
-        to[column] = from[column] * (1.0F - share) + to[column] * share;
-      }
+using bundle::Shape;
+
+std::int64_t product(const Shape& shape, std::size_t begin, std::size_t end) {
+  std::int64_t count = 1;
+  for (std::size_t axis = begin; axis < end; ++axis) count *= shape[axis];
+  return count;
+}
+
+// How values lie around an axis: `outer` times so many of its lines of `inner` values.
+struct Around {
+  Around(const Shape& shape, std::size_t axis)
+      : outer(product(shape, 0, axis)), length(shape[axis]), inner(product(shape, axis + 1, shape.size())) {}
+  std::int64_t outer, length, inner;
+};
+
+// Fades the end of `before` along `axis` into the beginning of `piece`, from its `first` on.
+void fade(const Planes& before, Planes& piece, std::int64_t extent, std::size_t axis, std::int64_t first = 0) {
+  const Around from(before.shape, axis), to(piece.shape, axis);
+  extent = std::min({from.length - first, to.length - first, extent});
+  const std::int64_t inner = std::min(from.inner, to.inner);
+  for (std::int64_t outer = 0; outer < to.outer; ++outer) {
+    for (std::int64_t line = 0; line < extent; ++line) {
+      const float share = static_cast<float>(line) / static_cast<float>(extent);
+      const float* end = before.values.data() + (outer * from.length + from.length - extent + line) * from.inner;
+      float* beginning = piece.values.data() + (outer * to.length + first + line) * to.inner;
+      for (std::int64_t i = 0; i < inner; ++i) beginning[i] = end[i] * (1.0F - share) + beginning[i] * share;
     }
   }
 }
 
-}  // namespace
-
-std::vector<Span> pieces(std::int64_t size, std::int64_t tile) {
-  std::vector<Span> spans;
-  const std::int64_t stride = std::max<std::int64_t>(1, tile - tile / 4);
-  for (std::int64_t begin = 0; begin < size; begin += stride) spans.push_back({begin, std::min(begin + tile, size)});
-  return spans;
+Planes blank(Shape shape) {
+  const auto count = static_cast<std::size_t>(bundle::elements(shape));
+  return {std::move(shape), std::vector<float>(count)};
 }
 
-Planes assemble(const bundle::Shape& shape, std::int64_t tile, std::size_t rows, std::size_t columns,
-                const std::function<Planes(std::size_t row, std::size_t column)>& make) {
-  Planes whole{shape, std::vector<float>(static_cast<std::size_t>(bundle::elements(shape)))};
-  const std::int64_t overlap = tile / 4, limit = tile - overlap;
+}  // namespace
+
+Pieces Pieces::of(const bundle::Tiling& tiling, bool in_space) {
+  Pieces pieces;
+  if (tiling.tile_frames && tiling.stride_frames) pieces.frames = Span{*tiling.tile_frames, *tiling.stride_frames};
+  if (!in_space) return pieces;
+  pieces.height = Span{tiling.tile_height, tiling.stride_height};
+  pieces.width = Span{tiling.tile_width, tiling.stride_width};
+  return pieces;
+}
+
+Pieces Pieces::square(std::int64_t tile, std::optional<Span> frames) {
+  const Span span{tile, std::max<std::int64_t>(1, tile - tile / 4)};
+  return {span, span, frames};
+}
+
+bool Pieces::cut_space(const Shape& size) const {
+  const std::size_t rank = size.size();
+  return (height && size[rank - 2] > height->tile) || (width && size[rank - 1] > width->tile);
+}
+
+bool Pieces::cut_time(const Shape& size) const { return size.size() == 3 && frames && size[0] > frames->tile; }
+
+std::int64_t Pieces::largest(const Shape& size) const {
+  const std::size_t rank = size.size();
+  const bool cut = cut_space(size);
+  const auto along = [&](std::int64_t length, const std::optional<Span>& span) {
+    return cut && span ? std::min(length, span->tile) : length;
+  };
+  std::int64_t pixels = along(size[rank - 2], height) * along(size[rank - 1], width);
+  if (rank == 3) pixels *= frames ? std::min(size[0], frames->tile + 1) : size[0];
+  return pixels;
+}
+
+std::vector<Part> parts(std::int64_t length, const std::optional<Span>& span) {
+  if (!span) return {{0, length}};
+  std::vector<Part> all;
+  for (std::int64_t first = 0; first < length; first += span->stride)
+    all.push_back({first, std::min(first + span->tile, length)});
+  return all;
+}
+
+std::vector<Part> times(std::int64_t frames, const Span& span) {
+  std::vector<Part> all;
+  for (std::int64_t first = 0; first < frames; first += span.stride) {
+    const Part part{first, std::min(first + span.tile + 1, frames)};
+    if (first == 0 || part.size() > 1) all.push_back(part);  // what is left may be the shared frame alone
+  }
+  return all;
+}
+
+Planes assemble(std::size_t rows, std::size_t columns, std::int64_t height, std::int64_t width, const Span& down,
+                const Span& across, const std::function<Planes(std::size_t row, std::size_t column)>& make) {
+  Planes whole;
   std::vector<Planes> above, done;
-  for (std::size_t row = 0; row < rows; ++row) {
-    const std::int64_t top = static_cast<std::int64_t>(row) * limit;
+  std::int64_t top = 0;
+  for (std::size_t row = 0; row < rows; ++row, top += down.stride) {
     done.clear();
+    std::int64_t left = 0;
     for (std::size_t column = 0; column < columns; ++column) {
       Planes piece = make(row, column);
-      if (!above.empty()) fade(above[column], piece, overlap, 2);
-      if (!done.empty()) fade(done.back(), piece, overlap, 3);
-      const std::int64_t left = static_cast<std::int64_t>(column) * limit;
-      const std::int64_t height = std::min({limit, piece.shape[2], shape[2] - top});
-      const std::int64_t width = std::min({limit, piece.shape[3], shape[3] - left});
-      for (std::int64_t plane = 0; plane < shape[0] * shape[1]; ++plane) {
-        for (std::int64_t line = 0; line < height; ++line) {
-          std::copy_n(piece.values.data() + (plane * piece.shape[2] + line) * piece.shape[3], width,
-                      whole.values.data() + (plane * shape[2] + top + line) * shape[3] + left);
+      const std::size_t rank = piece.shape.size();
+      if (whole.shape.empty()) {
+        Shape shape = piece.shape;
+        shape[rank - 2] = height;
+        shape[rank - 1] = width;
+        whole = blank(std::move(shape));
+      }
+      if (!above.empty()) fade(above[column], piece, down.overlap(), rank - 2);
+      if (!done.empty()) fade(done.back(), piece, across.overlap(), rank - 1);
+      const std::int64_t tall = piece.shape[rank - 2], wide = piece.shape[rank - 1];
+      const std::int64_t kept = std::min(across.stride, wide);
+      const std::int64_t lines = std::min({down.stride, tall, height - top}), values = std::min(kept, width - left);
+      for (std::int64_t plane = 0; plane < product(piece.shape, 0, rank - 2); ++plane) {
+        for (std::int64_t line = 0; line < lines; ++line) {
+          std::copy_n(piece.values.data() + (plane * tall + line) * wide, values,
+                      whole.values.data() + (plane * height + top + line) * width + left);
         }
       }
+      left += kept;
       done.push_back(std::move(piece));
     }
     std::swap(above, done);
@@ -63,13 +130,49 @@ Planes assemble(const bundle::Shape& shape, std::int64_t tile, std::size_t rows,
   return whole;
 }
 
-Planes part_of(const float* values, const bundle::Shape& shape, Span rows, Span columns) {
-  Planes part{{shape[0], shape[1], rows.size(), columns.size()}, {}};
+Planes assemble_frames(std::size_t count, std::int64_t frames, const Span& span,
+                       const std::function<Planes(std::size_t index)>& make) {
+  Planes whole, before;
+  std::int64_t first = 0;
+  for (std::size_t index = 0; index < count; ++index) {
+    Planes piece = make(index);
+    const std::int64_t dropped = index == 0 ? 0 : 1;
+    if (index == 0) {
+      Shape shape = piece.shape;
+      shape[2] = frames;
+      whole = blank(std::move(shape));
+    } else {
+      fade(before, piece, span.overlap(), 2, dropped);
+    }
+    const Around from(piece.shape, 2);
+    const std::int64_t kept =
+        std::min({span.stride + 1 - dropped, from.length - dropped, frames - first});
+    for (std::int64_t outer = 0; outer < from.outer; ++outer) {
+      std::copy_n(piece.values.data() + (outer * from.length + dropped) * from.inner, kept * from.inner,
+                  whole.values.data() + (outer * frames + first) * from.inner);
+    }
+    first += kept;
+    before = std::move(piece);
+  }
+  return whole;
+}
+
+Planes part_of(const float* values, const Shape& shape, const Part& frames, const Part& rows, const Part& columns) {
+  const std::size_t rank = shape.size();
+  Planes part{shape, {}};
+  if (rank == 5) part.shape[2] = frames.size();
+  part.shape[rank - 2] = rows.size();
+  part.shape[rank - 1] = columns.size();
   part.values.reserve(static_cast<std::size_t>(bundle::elements(part.shape)));
+  const std::int64_t count = rank == 5 ? shape[2] : 1;
+  const Part taken = rank == 5 ? frames : Part{0, 1};
   for (std::int64_t plane = 0; plane < shape[0] * shape[1]; ++plane) {
-    for (std::int64_t row = rows.begin; row < rows.end; ++row) {
-      const float* line = values + (plane * shape[2] + row) * shape[3] + columns.begin;
-      part.values.insert(part.values.end(), line, line + columns.size());
+    for (std::int64_t frame = taken.begin; frame < taken.end; ++frame) {
+      for (std::int64_t row = rows.begin; row < rows.end; ++row) {
+        const float* line =
+            values + ((plane * count + frame) * shape[rank - 2] + row) * shape[rank - 1] + columns.begin;
+        part.values.insert(part.values.end(), line, line + columns.size());
+      }
     }
   }
   return part;

@@ -45,6 +45,8 @@ constexpr Solver kSolvers[] = {
     {"PNDMScheduler", pndm_options, build_pndm},
     {"FlowMatchEulerDiscreteScheduler", flow_euler_options, build_flow_euler, false, kTakesSigmas | kTakesMu, true},
     {"FlowMatchHeunDiscreteScheduler", flow_heun_options, build_flow_heun, false},
+    {"CogVideoXDDIMScheduler", cogvideox_options, build_cogvideox_ddim},
+    {"CogVideoXDPMScheduler", cogvideox_options, build_cogvideox_dpm},
 };
 
 struct ShortName {

@@ -70,17 +70,6 @@ Singles betas_for_alpha_bar(const std::string& schedule, std::size_t count) {
   return values;
 }
 
-// torch accumulates float32 products in float64
-Singles running_product(const Singles& betas) {
-  Singles products;
-  double product = 1;
-  for (const float beta : betas) {
-    product *= static_cast<double>(1 - beta);
-    products.push_back(to_single(product));
-  }
-  return products;
-}
-
 // Shifts and scales √ᾱ so that the last one is 0 and the first one stays (Lin et al. 2023, algorithm 1).
 Singles rescale_zero_terminal_snr(const Singles& values) {
   Singles roots = running_product(values);
@@ -104,12 +93,23 @@ bool zero_snr(const Options& options) {
 
 }  // namespace
 
+// torch accumulates float32 products in float64
+std::vector<float> running_product(const std::vector<float>& betas) {
+  Singles products;
+  double product = 1;
+  for (const float beta : betas) {
+    product *= static_cast<double>(1 - beta);
+    products.push_back(to_single(product));
+  }
+  return products;
+}
+
 const std::vector<std::string>& spacings() {
   static const std::vector<std::string> names{"linspace", "leading", "trailing"};
   return names;
 }
 
-std::vector<float> betas(const Options& options, const std::vector<std::string>& schedules) {
+std::vector<float> betas(const Options& options, const std::vector<std::string>& schedules, bool rescale) {
   const std::size_t count = options.train_timesteps();
   std::vector<std::string> names{"linear", "scaled_linear", "squaredcos_cap_v2"};
   names.insert(names.end(), schedules.begin(), schedules.end());
@@ -129,7 +129,7 @@ std::vector<float> betas(const Options& options, const std::vector<std::string>&
   } else {
     values = betas_for_alpha_bar(schedule, count);
   }
-  return zero_snr(options) ? rescale_zero_terminal_snr(values) : values;
+  return rescale && zero_snr(options) ? rescale_zero_terminal_snr(values) : values;
 }
 
 std::vector<float> alphas_cumprod(const Options& options, const std::vector<std::string>& schedules, float smallest) {
@@ -181,6 +181,11 @@ std::vector<std::int64_t> whole(const std::vector<double>& timesteps) {
 
 std::vector<double> levels_at(const std::vector<std::int64_t>& timesteps, const std::vector<float>& products,
                               const Options& options) {
+  return levels_at(timesteps, to_doubles(products), options);
+}
+
+std::vector<double> levels_at(const std::vector<std::int64_t>& timesteps, const std::vector<double>& products,
+                              const Options& options) {
   const auto last = static_cast<std::int64_t>(products.size()) - 1;
   const std::int64_t highest = *std::max_element(timesteps.begin(), timesteps.end());
   if (highest > last) {
@@ -189,7 +194,7 @@ std::vector<double> levels_at(const std::vector<std::int64_t>& timesteps, const 
   }
   std::vector<double> levels;
   for (const std::int64_t timestep : timesteps) {
-    levels.push_back(static_cast<double>(products[static_cast<std::size_t>(timestep)]));
+    levels.push_back(products[static_cast<std::size_t>(timestep)]);
   }
   return levels;
 }

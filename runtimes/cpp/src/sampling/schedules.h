@@ -14,8 +14,11 @@ namespace dit_deploy::sampling {
 // "linspace", "leading", "trailing"
 const std::vector<std::string>& spacings();
 
-// β_t, [num_train_timesteps]; `schedules` are names that the class has beyond the common ones.
-std::vector<float> betas(const Options& options, const std::vector<std::string>& schedules = {});
+// β_t, [num_train_timesteps]; `schedules` are names that the class has beyond the common ones. Without `rescale` the option
+// rescale_betas_zero_snr is not heeded.
+std::vector<float> betas(const Options& options, const std::vector<std::string>& schedules = {}, bool rescale = true);
+// Π (1 − β)
+std::vector<float> running_product(const std::vector<float>& betas);
 // ᾱ_t = Π (1 − β); `smallest` takes the place of the last value where a zero terminal SNR makes that 0.
 std::vector<float> alphas_cumprod(const Options& options, const std::vector<std::string>& schedules = {},
                                   float smallest = 0);
@@ -34,6 +37,8 @@ std::vector<std::int64_t> whole(const std::vector<double>& timesteps);
 
 // ᾱ at whole timesteps. Throws InputError where steps_offset moves one past the last.
 std::vector<double> levels_at(const std::vector<std::int64_t>& timesteps, const std::vector<float>& products,
+                              const Options& options);
+std::vector<double> levels_at(const std::vector<std::int64_t>& timesteps, const std::vector<double>& products,
                               const Options& options);
 // Throws InputError where there are more inference steps than training steps.
 void check_steps(const Options& options, std::int64_t steps);

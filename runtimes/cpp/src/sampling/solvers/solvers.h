@@ -55,4 +55,9 @@ SolverTable build_flow_euler(const Options& options, const SolverRequest& reques
 nlohmann::json flow_heun_options();
 SolverTable build_flow_heun(const Options& options, const SolverRequest& request);
 
+// CogVideoX (Yang et al. 2024): DDIM, and an SDE DPM-Solver++ of order 2, over a schedule moved to more noise.
+nlohmann::json cogvideox_options();
+SolverTable build_cogvideox_ddim(const Options& options, const SolverRequest& request);
+SolverTable build_cogvideox_dpm(const Options& options, const SolverRequest& request);
+
 }  // namespace dit_deploy::sampling
