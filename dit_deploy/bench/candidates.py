@@ -16,6 +16,9 @@ __all__ = ["COMPILED", "EAGER", "engine_candidates", "torch_candidates"]
 
 EAGER, COMPILED = "PyTorch eager", "torch.compile"
 
+#: Components that are worth compiling: what a run spends its time in.
+_COMPILED = ("denoiser", "denoiser_2", "vae_decoder")
+
 #: A candidate is opened when it is called, so that one that fails can be left out.
 Open = Callable[[], Pipeline]
 
@@ -69,9 +72,9 @@ def torch_candidates(
                 f"torch.compile needs a C++ compiler, and there is no {compiler}; install g++, or set CXX"
             )
         source = TorchReference(eager.source)
-        source.denoiser = _compile(eager.denoiser)
-        if source.vae is not None:
-            source.vae.decoder = _compile(source.vae.decoder)
+        for name in bundle.manifest.components:
+            network = eager.network(name)
+            source.networks[name] = _compile(network) if name in _COMPILED else network
         return pipeline(source)
 
     return {EAGER: lambda: pipeline(eager), COMPILED: compiled}

@@ -15,10 +15,17 @@ from dit_deploy.bench.candidates import COMPILED, engine_candidates, torch_candi
 from dit_deploy.bench.machine import describe, usable_cores
 from dit_deploy.bench.report import BenchReport
 from dit_deploy.bench.timing import Timing, calls_for, interleave, repeated
-from dit_deploy.bundle import Bundle
+from dit_deploy.bundle import Bundle, bind_axes
 from dit_deploy.errors import DitDeployError, InputError
+from dit_deploy.parity.prompts import COMPARISON, take
 from dit_deploy.runtimes import Pipeline
+from dit_deploy.runtimes.arguments import latents_shape
+from dit_deploy.runtimes.conditions import read_conditions, read_texts
+from dit_deploy.runtimes.frames import pixel_frames
+from dit_deploy.runtimes.image_conditions import ImageConditioner
+from dit_deploy.runtimes.prompts import PromptReader
 from dit_deploy.runtimes.runner import Binding
+from dit_deploy.sampling import NoiseSource
 
 __all__ = ["bench"]
 
@@ -38,6 +45,7 @@ def bench(
     repeats: int = 5,
     threads: int | None = None,
     batch: int = 1,
+    prompts: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> BenchReport:
     """Time one denoiser call and a whole run of every candidate, at the size that the model was trained at.
@@ -47,12 +55,14 @@ def bench(
     Args:
         engines: names of the bundle's engines; ``"onnx"`` is its plain graphs.
         reference: the checkpoint that the bundle was exported from: adds PyTorch eager and ``torch.compile``.
-        arch, image_size, vae: for the reference; see :func:`~dit_deploy.exporters.families.dit_source.open_checkpoint`.
+        arch, image_size, vae: for the reference; see :func:`~dit_deploy.exporters.sources.open_source`.
         others: more candidates, name → what opens a pipeline.
         steps: denoising steps of a whole run.
         repeats: rounds of the denoiser call; whole runs get half as many, rounded up.
         threads: within an operator, the same for all; every usable core by default.
         batch: pictures at once. A guided denoiser call has twice as many samples.
+        prompts: what is drawn, from the start again where they are fewer than ``batch``; a default set of texts where
+            the bundle reads any.
         progress: called with one line at a time.
 
     Raises:
@@ -72,29 +82,31 @@ def bench(
     openers |= dict(others or {})
 
     manifest = bundle.manifest
-    guided = manifest.guidance.kind == "classifier_free"
-    copies = 2 if guided else 1
+    subjects = _subjects(bundle, prompts, batch)
+    texts = read_texts(manifest, subjects.get("prompt"), None, 1)
+    guided = manifest.guidance.kind == "classifier_free" and (texts is None or texts.negatives is not None)
     scale = manifest.guidance.default_scale if manifest.guidance.default_scale > 1 else 4.0
     request: dict[str, Any] = {
-        "class_labels": [index % 2 for index in range(batch)],
+        **subjects,
         "num_inference_steps": steps,
         "guidance_scale": scale if guided else None,
         "seed": 0,
         "output_type": "numpy" if "vae_decoder" in manifest.components else "latent",
     }
-    feeds = _feeds(bundle, batch * copies)
-
     with ExitStack() as stack:
         pipelines: dict[str, Pipeline] = {}
         bindings: dict[str, Binding] = {}
         predictions: dict[str, NDArray[Any]] = {}
         absent: dict[str, str] = {}
         first_seconds: dict[str, float] = {}
+        feeds: dict[str, NDArray[Any]] = {}  # of one denoiser call, the same for all
         for name, opener in openers.items():
             say(f"warming up {name}")
             try:
                 pipe = opener()
-                binding = stack.enter_context(_denoiser(pipe, batch * copies))
+                if not feeds:
+                    feeds = _feeds(pipe, subjects, scale, guided)
+                binding = stack.enter_context(_denoiser(pipe, feeds))
                 first_seconds[name], predictions[name] = _warm_up(binding, feeds)
                 pipe(**{**request, "num_inference_steps": 1})  # loads and compiles the decoder, too
             except Exception as error:
@@ -120,7 +132,7 @@ def bench(
             "height": latents.height * latents.spatial_compression,
             "width": latents.width * latents.spatial_compression,
             "batch": batch,
-            "forward_batch": batch * copies,
+            "forward_batch": len(feeds["latents"]),
             "steps": steps,
             "threads": threads,
             "repeats": repeats,
@@ -137,25 +149,57 @@ def bench(
     )
 
 
-def _feeds(bundle: Bundle, batch: int) -> dict[str, NDArray[Any]]:
-    """Return inputs of one denoiser call: normal latents, a timestep in the middle of the schedule, classes 0 and 1."""
-    latents = bundle.manifest.latents
+def _subjects(bundle: Bundle, prompts: Sequence[str] | None, batch: int) -> dict[str, Sequence[Any]]:
+    """Return what is drawn, ``batch`` of it, by the pipeline's argument: prompts, or classes 0 and 1 in turn."""
+    if bundle.manifest.prompts is not None:
+        return {"prompt": take(prompts or COMPARISON, batch)}
+    if prompts:
+        raise InputError("prompt: this bundle has no text encoder")
+    takes_labels = any(spec.name == "class_labels" for spec in bundle.component("denoiser").inputs)
+    return {"class_labels": [index % 2 for index in range(batch)]} if takes_labels else {}
+
+
+def _feeds(
+    pipe: Pipeline, subjects: Mapping[str, Sequence[Any]], scale: float, guided: bool
+) -> dict[str, NDArray[Any]]:
+    """Return inputs of one denoiser call: normal latents, a timestep in the middle of the schedule, real conditions.
+
+    Of a guided run they are both halves together; where those do not fit into one call, the conditional one.
+    """
+    manifest = pipe.bundle.manifest
+    texts = read_texts(manifest, subjects.get("prompt"), None, 1)
+    conditioner = None if manifest.image_conditions is None else ImageConditioner(manifest, pipe.pool)
+    conditions = read_conditions(
+        manifest,
+        class_labels=subjects.get("class_labels"),
+        texts=texts,
+        encode=None if texts is None else PromptReader(pipe.bundle, pipe.pool),
+        scale=scale,
+        guided=guided,
+        frame_rate=manifest.latents.frame_rate,
+        later=() if conditioner is None else conditioner.names,
+    )
+    batch = len(next(iter(subjects.values()))) if subjects else 1
+    shape = latents_shape(manifest.latents, batch, None, None, manifest.latents.frames)
+    if conditioner is not None:
+        rows, columns = (side * manifest.latents.spatial_compression for side in shape[-2:])
+        made = conditioner(None, batch, pixel_frames(manifest, shape[2]), rows, columns, NoiseSource(0))
+        conditions = conditions.joined(made)
+    feeds = dict(conditions.conditional)
+    if guided and conditions.same_shapes:
+        other = {**conditions.conditional, **conditions.unconditional}
+        feeds = {name: np.concatenate([array, other[name]]) for name, array in feeds.items()}
+        batch *= 2
+    spec = manifest.components["denoiser"].input("timestep")
     generator = np.random.default_rng(0)
-    spec = bundle.component("denoiser").input("timestep")
-    return {
-        "latents": generator.standard_normal(
-            (batch, latents.channels, latents.height, latents.width), dtype=np.float32
-        ),
-        "timestep": np.full(batch, (spec.maximum or 1.0) / 2, dtype=np.float32),
-        "class_labels": np.arange(batch, dtype=np.int64) % 2,
-    }
+    feeds["latents"] = generator.standard_normal((batch, *shape[1:]), dtype=np.float32)
+    feeds["timestep"] = np.full(batch, (spec.maximum or 1.0) / 2, dtype=np.float32)
+    return feeds
 
 
-def _denoiser(pipe: Pipeline, batch: int) -> Any:
-    """Borrow the denoiser's buffers at the training size from a pipeline, whatever engine it runs."""
-    latents = pipe.bundle.manifest.latents
-    grid = {"patch_height": latents.height // latents.patch_size, "patch_width": latents.width // latents.patch_size}
-    return pipe.pool("denoiser").borrow(batch=batch, **grid)
+def _denoiser(pipe: Pipeline, feeds: Mapping[str, NDArray[Any]]) -> Any:
+    """Borrow the denoiser's buffers for inputs from a pipeline, whatever engine it runs."""
+    return pipe.pool("denoiser").borrow(**bind_axes(pipe.bundle.component("denoiser").inputs, feeds))
 
 
 def _warm_up(binding: Binding, feeds: Mapping[str, NDArray[Any]]) -> tuple[float, NDArray[Any]]:

@@ -58,6 +58,12 @@ def bench(
     batch: Annotated[
         int, typer.Option(metavar="N", help="Pictures at once; guidance doubles the denoiser's batch.")
     ] = 1,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", help="What to draw, for a bundle with text encoders; again for more.", show_default="a few"
+        ),
+    ] = None,
     json_: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write all samples here, too.", show_default="none")
     ] = None,
@@ -96,6 +102,7 @@ def bench(
         repeats=repeats,
         threads=threads,
         batch=batch,
+        prompts=prompt or None,
         progress=say,
     )
     if bundle is not None:

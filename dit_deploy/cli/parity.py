@@ -36,6 +36,28 @@ def parity(
             metavar="N|NAME", help="Class to draw; again for more pictures.", show_default="a few of the model's"
         ),
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="What to draw; again for more pictures.", show_default="two of its own"),
+    ] = None,
+    negative_prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", help="What to keep away from: one, or one a prompt.", show_default="the model's own"
+        ),
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(metavar="X", help="The model's main knob.", show_default="the model's own")
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Height.", show_default="the training size")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Width.", show_default="the training size")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(metavar="N", help="Frames of a video.", show_default="the model's own")
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the noise that both start from.")] = 0,
     report: Annotated[
         Path | None,
@@ -68,6 +90,12 @@ def parity(
         engine=engine,
         num_inference_steps=steps,
         class_labels=labels,
+        prompts=prompt or None,
+        negative_prompt=negative_prompt or None,
+        guidance_scale=guidance_scale,
+        height=height,
+        width=width,
+        num_frames=frames,
         seed=seed,
         progress=say,
     )

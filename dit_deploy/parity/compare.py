@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dit_deploy.bundle import Bundle, EngineRecord, check_values
+from dit_deploy.errors import InputError
 from dit_deploy.parity.components import compare_component, sizes_to_try
 from dit_deploy.parity.engine import spread_labels
 from dit_deploy.parity.limits import limits_for
+from dit_deploy.parity.prompts import COMPARISON, take
 from dit_deploy.parity.report import ComponentError, ParityReport
 from dit_deploy.parity.trajectory import Request, compare_run
 from dit_deploy.runtimes.fit import made_for
+from dit_deploy.runtimes.frames import pixel_frames
 from dit_deploy.runtimes.pipeline import Pipeline
 from dit_deploy.runtimes.runner import Runner
 from dit_deploy.sampling import SCHEDULERS, resolve_scheduler
@@ -32,8 +36,8 @@ __all__ = ["parity"]
 #: Called with one line, at the start of each part and every few seconds.
 Progress = Callable[[str], None]
 
-#: What ``class_labels=None`` draws at most: enough to see, few enough to wait for.
-_PICTURES = 4
+#: What is drawn at most where nobody says what: enough to see, few enough to wait for. A prompt takes longer.
+_LABELS, _PROMPTS = 4, 2
 
 
 def parity(
@@ -43,12 +47,15 @@ def parity(
     engine: str = "auto",
     precision: str | None = None,
     class_labels: Sequence[int] | None = None,
+    prompts: Sequence[str] | None = None,
+    negative_prompt: str | Sequence[str] | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     scheduler: str | Mapping[str, Any] | None = None,
     seed: int | Sequence[int] = 0,
     height: int | None = None,
     width: int | None = None,
+    num_frames: int | None = None,
     strength: float = 0.6,
     threads: int | None = None,
     runners: Mapping[str, Runner] | None = None,
@@ -63,11 +70,13 @@ def parity(
     Args:
         engine: as of :class:`~dit_deploy.Pipeline`.
         precision: whose limits hold; by default the engine's, or what the plain graphs' weights are stored as.
-        class_labels: what to draw; by default four classes spread over those that there are.
+        class_labels, prompts: what to draw; by default two texts where the bundle reads any, else four classes spread
+            over those that there are.
+        negative_prompt: one text for all prompts, or one a prompt; the model's own by default.
         num_inference_steps, guidance_scale: the bundle's own by default.
         scheduler: a diffusers scheduler's name or config for both sides. By default each side reads its own, so that
             a wrong one in the bundle shows.
-        seed, height, width: as of :meth:`~dit_deploy.Pipeline.__call__`.
+        seed, height, width, num_frames: as of :meth:`~dit_deploy.Pipeline.__call__`.
         strength: of image-to-image.
         threads: of the engine.
         runners: components to run instead of the bundle's own.
@@ -84,14 +93,13 @@ def parity(
     if engine == "auto" and bundle.engine_names() and progress is not None:
         progress(f"engine {pipeline.engine_reason}")
     advance = _Lines(progress)
-    labels = spread_labels(bundle, _PICTURES) if class_labels is None else list(class_labels)
-    check_values(manifest.components["denoiser"].input("class_labels"), np.asarray(labels))
+    subjects = _subjects(bundle, class_labels, prompts, negative_prompt)
 
     components: list[ComponentError] = []
     for name, component in manifest.components.items():
         pool = pipeline.pool(name)
         profiles = built.components[name].profiles if built is not None and name in built.components else ()
-        sizes = sizes_to_try(pool.runner.component, manifest.latents, profiles)
+        sizes = sizes_to_try(pool.runner.component, reference.graph(name).typical, profiles)
         total = len(component.outputs) * len(sizes)
         errors = compare_component(name, pool, reference, sizes, manifest.prediction.timestep_unit, seed=1)
         what = f"comparing {name.replace('_', ' ')}"
@@ -100,30 +108,32 @@ def parity(
             components.append(error)
             advance(what, done, total)
 
+    latents = manifest.latents
     request = Request(
-        class_labels=labels,
+        subjects=subjects,
         num_inference_steps=(
             manifest.scheduler.num_inference_steps if num_inference_steps is None else num_inference_steps
         ),
         guidance_scale=manifest.guidance.default_scale if guidance_scale is None else guidance_scale,
         seed=seed,
         scheduler=scheduler,
-        height=height,
-        width=width,
+        height=latents.height * latents.spatial_compression if height is None else height,
+        width=latents.width * latents.spatial_compression if width is None else width,
+        num_frames=_frames(bundle) if num_frames is None else num_frames,
         strength=strength,
     )
     run, sampled = compare_run(pipeline, reference, request, advance)
     runs = [run]
     notes = _notes(bundle, reference)
     sampler = resolve_scheduler(bundle.scheduler_config(), scheduler)["_class_name"]
-    encodes = "vae_encoder" in manifest.components and sampled.images is not None
+    encodes = "vae_encoder" in manifest.components and sampled.images is not None and latents.frames is None
     if encodes and not SCHEDULERS[sampler].begins_as_diffusers:
         notes.append(
             f"Image-to-image was not compared: diffusers' {sampler} errs where it begins midway, and this bundle's "
             "sampler does not follow it there."
         )
     elif encodes:
-        request = Request(**{**vars(request), "image": sampled.images})
+        request = replace(request, image=sampled.images)
         runs.append(compare_run(pipeline, reference, request, advance)[0])
     return ParityReport(
         subject=_subject(bundle, reference, built),
@@ -133,6 +143,33 @@ def parity(
         notes=notes,
         engine=pipeline.engine,
     )
+
+
+def _subjects(
+    bundle: Bundle,
+    class_labels: Sequence[int] | None,
+    prompts: Sequence[str] | None,
+    negative_prompt: str | Sequence[str] | None,
+) -> dict[str, Any]:
+    """Return what to draw, one a sample, by the pipeline's arguments for it; labels are checked."""
+    inputs = {spec.name: spec for spec in bundle.component("denoiser").inputs}
+    if class_labels is not None:
+        subjects: dict[str, Any] = {"class_labels": list(class_labels)}
+    elif prompts is not None or bundle.manifest.prompts is not None:
+        subjects = {"prompt": list(prompts or take(COMPARISON, _PROMPTS))}
+    else:
+        subjects = {"class_labels": spread_labels(bundle, _LABELS)} if "class_labels" in inputs else {}
+    if "class_labels" in subjects:
+        if "class_labels" not in inputs:
+            raise InputError("class_labels: this bundle's denoiser takes none; give prompts")
+        check_values(inputs["class_labels"], np.asarray(subjects["class_labels"]))
+    return subjects if negative_prompt is None else {**subjects, "negative_prompt": negative_prompt}
+
+
+def _frames(bundle: Bundle) -> int | None:
+    """Return the frames of the bundle's usual video; ``None`` where it draws pictures."""
+    frames = bundle.manifest.latents.frames
+    return None if frames is None else pixel_frames(bundle.manifest, frames)
 
 
 class _Lines:

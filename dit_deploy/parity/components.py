@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dit_deploy.bundle import Axis, Component, Latents, Profile, TensorSpec, shape_of
+from dit_deploy.bundle import Axis, Component, Profile, TensorSpec, shape_of
 from dit_deploy.parity.metrics import cosine, largest_difference, relative_error
 from dit_deploy.parity.report import ComponentError
 from dit_deploy.runtimes.runner import BindingPool
 
-__all__ = ["compare_component", "example_inputs", "sizes_to_try"]
+if TYPE_CHECKING:
+    from dit_deploy.runtimes.torch import TorchReference
+
+__all__ = ["Feeds", "compare_component", "example_inputs", "sizes_to_try"]
 
 Array = NDArray[Any]
+#: (sizes, seed) → inputs by name that random numbers of the declared range cannot stand for, such as masks.
+Feeds = Callable[[Mapping[str, int], int], Mapping[str, Any]]
 _LARGEST_TIMESTEP = {"training_index": 999.0, "sigma": 1.0}
 
 
-def sizes_to_try(component: Component, latents: Latents, profiles: Sequence[Profile] = ()) -> list[dict[str, int]]:
-    """Return free sizes: the training size, the smallest, an oblong one, and one a quarter larger than training.
+def sizes_to_try(
+    component: Component, typical: Mapping[str, int], profiles: Sequence[Profile] = ()
+) -> list[dict[str, int]]:
+    """Return free sizes: the typical ones, the smallest, an oblong one, and one a quarter larger than typical.
 
     A component that takes fewer sizes, as an engine does whose ``profiles`` are given, gets sizes near to them that it
-    takes, each once.
+    takes, each once. ``typical`` is what the component is proved at; a size that it does not name is its largest.
     """
     axes = {axis.name: axis for spec in component.inputs for axis in spec.axes if isinstance(axis, Axis)}
-    height, width = latents.height, latents.width
-    trained = {
-        "patch_height": height // latents.patch_size,
-        "patch_width": width // latents.patch_size,
-        "latent_height": height,
-        "latent_width": width,
-    }
+    usual = {name: axis.maximum or axis.minimum for name, axis in axes.items()} | dict(typical)
 
     def fit(wanted: Mapping[str, int], batch: int) -> dict[str, int]:
         wanted = {**wanted, "batch": batch}
@@ -41,9 +42,9 @@ def sizes_to_try(component: Component, latents: Latents, profiles: Sequence[Prof
             for name, axis in axes.items()
         }
 
-    oblong = {name: max(1, size // 2) if name.endswith("height") else size for name, size in trained.items()}
-    larger = {name: size + max(1, size // 4) for name, size in trained.items()}
-    wanted = [fit(trained, 2), fit({}, 1), fit(oblong, 3), fit(larger, 1)]
+    oblong = {name: max(1, size // 2) if name.endswith("height") else size for name, size in usual.items()}
+    larger = {name: size + max(1, size // 4) for name, size in usual.items()}
+    wanted = [fit(usual, 2), fit({}, 1), fit(oblong, 3), fit(larger, 1)]
     chosen = [_held(sizes, profiles) for sizes in wanted]
     return [sizes for index, sizes in enumerate(chosen) if sizes not in chosen[:index]]
 
@@ -56,14 +57,19 @@ def _held(sizes: dict[str, int], profiles: Sequence[Profile]) -> dict[str, int]:
     return sizes | {name: max(one.minimum, min(sizes.get(name, 1), one.maximum)) for name, one in ranges.items()}
 
 
-def example_inputs(component: Component, sizes: Mapping[str, int], timestep_unit: str, seed: int) -> dict[str, Array]:
+def example_inputs(
+    component: Component, sizes: Mapping[str, int], timestep_unit: str, seed: int, feeds: Feeds | None = None
+) -> dict[str, Array]:
     """Return random inputs in the declared ranges; timesteps are spread over the whole range, ends included.
 
-    Where no range is declared, values are standard normal.
+    Where no range is declared, values are standard normal. ``feeds`` makes those that random numbers cannot stand for.
     """
     generator = np.random.default_rng(seed)
+    given = feeds(sizes, seed) if feeds is not None else {}
     return {
-        spec.name: _values(spec, shape_of(spec, sizes), timestep_unit, generator).astype(spec.dtype)
+        spec.name: np.asarray(
+            given.get(spec.name, _values(spec, shape_of(spec, sizes), timestep_unit, generator))
+        ).astype(spec.dtype)
         for spec in component.inputs
     }
 
@@ -71,7 +77,7 @@ def example_inputs(component: Component, sizes: Mapping[str, int], timestep_unit
 def compare_component(
     name: str,
     pool: BindingPool,
-    reference: Any,
+    reference: TorchReference,
     sizes_tried: Sequence[Mapping[str, int]],
     timestep_unit: str,
     seed: int,
@@ -80,11 +86,11 @@ def compare_component(
 
     Args:
         pool: the engine's bindings of the component.
-        reference: has ``run(component, feeds) → outputs``.
     """
     component = pool.runner.component
+    made = reference.graph(name).feeds
     for index, sizes in enumerate(sizes_tried):
-        feeds = example_inputs(component, sizes, timestep_unit, seed + index)
+        feeds = example_inputs(component, sizes, timestep_unit, seed + index, made)
         expected = reference.run(name, feeds)
         with pool.borrow(**sizes) as binding:
             for key, array in feeds.items():

@@ -57,13 +57,17 @@ def psnr(image: Array, reference: Array) -> float:
 def ssim(image: Array, reference: Array) -> float:
     """Return the mean structural similarity (Wang et al. 2004) of two pictures, at most 1; the mean over channels.
 
+    Of a video it is the mean over its frames.
+
     An 11 × 11 Gaussian window of deviation 1.5, K₁ = 0.01, K₂ = 0.03, over the places where the window lies
     wholly inside. Where a side is shorter than 11 pixels, the window is cut to the largest odd number of pixels
     that fits; such a value does not compare with others.
 
     Args:
-        image, reference: [height, width, channels] in 0 … 1.
+        image, reference: [height, width, channels] in 0 … 1, or [frames, height, width, channels].
     """
+    if image.ndim == 4:
+        return float(np.mean([ssim(one, other) for one, other in zip(image, reference, strict=True)]))
     x, y = _float64(image), _float64(reference)
     mean_x, mean_y = _blur(x), _blur(y)
     variance_x, variance_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2

@@ -11,9 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["amplification", "amplified", "data_uri"]
+__all__ = ["amplification", "amplified", "data_uri", "strips"]
 
 Floats = NDArray[np.float32]
+
+#: Frames of a video that a report shows at most.
+_FRAMES = 6
+
+
+def strips(images: Floats | None) -> Floats | None:
+    """Return pictures [batch, height, width, channels]; of a video, some of its frames side by side."""
+    if images is None or images.ndim == 4:
+        return images
+    frames = images.shape[1]
+    shown = np.unique(np.linspace(0, frames - 1, min(frames, _FRAMES)).round().astype(int))
+    return np.concatenate([images[:, frame] for frame in shown], axis=2)
 
 
 def amplification(images: Floats, references: Floats) -> float | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,21 +14,18 @@ from numpy.typing import NDArray
 
 from dit_deploy.errors import BackendError
 from dit_deploy.parity.metrics import largest_difference, psnr, relative_error, ssim
+from dit_deploy.parity.pictures import strips
 from dit_deploy.parity.report import PictureError, Run
-from dit_deploy.runtimes.conditions import read_conditions
-from dit_deploy.runtimes.guided import GuidedDenoiser
+from dit_deploy.runtimes.arguments import draw_noise, latents_shape, patch_grid
+from dit_deploy.runtimes.conditions import read_conditions, read_texts
+from dit_deploy.runtimes.frames import is_video, latent_frames, pixel_frames
+from dit_deploy.runtimes.guided import Denoiser, GuidedDenoiser
+from dit_deploy.runtimes.image_conditions import ImageConditioner
 from dit_deploy.runtimes.pipeline import Pipeline
-from dit_deploy.runtimes.plan import timestep_scale
-from dit_deploy.sampling import (
-    BASIS,
-    Guidance,
-    NoiseSource,
-    SolverState,
-    SolverTable,
-    image_to_image_begin,
-    resolve_scheduler,
-    solver_table,
-)
+from dit_deploy.runtimes.plan import Plan, plan_steps
+from dit_deploy.runtimes.prompts import PromptReader
+from dit_deploy.sampling import BASIS, Guidance, NoiseSource, SolverState, SolverTable, resolve_scheduler
+from dit_deploy.text import one_line
 
 if TYPE_CHECKING:
     from dit_deploy.runtimes.torch import Evaluation, Sampled, TorchReference
@@ -34,6 +34,8 @@ __all__ = ["Request", "compare_run"]
 
 Floats = NDArray[np.float32]
 Advance = Callable[[str, int, int], None]
+#: Characters of a prompt that a report names a picture by.
+_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,18 @@ class Request:
     """What both sides are asked to draw; the names are those of :meth:`dit_deploy.Pipeline.__call__`.
 
     Attributes:
+        subjects: ``class_labels``, or ``prompt`` and perhaps ``negative_prompt``.
         image: float32 [batch, height, width, channels] in 0 … 1 for image-to-image.
     """
 
-    class_labels: Sequence[int]
+    subjects: Mapping[str, Any]
     num_inference_steps: int
     guidance_scale: float
     seed: int | Sequence[int] = 0
     scheduler: str | Mapping[str, Any] | None = None
     height: int | None = None
     width: int | None = None
+    num_frames: int | None = None
     image: Floats | None = field(default=None, repr=False)
     strength: float = 0.6
 
@@ -61,16 +65,21 @@ class Request:
 
     def arguments(self) -> dict[str, Any]:
         """Return what both sides take, as keyword arguments."""
-        names = ("num_inference_steps", "guidance_scale", "seed", "scheduler", "height", "width")
-        chosen = {name: getattr(self, name) for name in names}
+        names = ("num_inference_steps", "guidance_scale", "seed", "scheduler", "height", "width", "num_frames")
+        given = {name: getattr(self, name) for name in names}
+        chosen = {**self.subjects, **{name: value for name, value in given.items() if value is not None}}
         return chosen if self.image is None else {**chosen, "image": self.image, "strength": self.strength}
 
     def settings(self) -> dict[str, Any]:
-        """Return the same for a report: JSON-able, and without what was left out."""
-        chosen = {"class_labels": list(self.class_labels), **self.arguments()}
-        if self.image is not None:
-            chosen["image"] = "PyTorch's pictures of the generation"
-        return {name: value for name, value in chosen.items() if value is not None}
+        """Return the same for a report, JSON-able."""
+        chosen = self.arguments()
+        return chosen if self.image is None else {**chosen, "image": "PyTorch's pictures of the generation"}
+
+    def names(self, labels: Mapping[str, str]) -> list[tuple[int, str]]:
+        """Return number and name of each picture: its class and what ``labels`` call it, or place and prompt."""
+        if "prompt" in self.subjects:
+            return [(index, one_line(text, _NAME)) for index, text in enumerate(self.subjects["prompt"])]
+        return [(int(label), labels.get(str(label), "")) for label in self.subjects.get("class_labels", [0])]
 
 
 def compare_run(
@@ -82,12 +91,15 @@ def compare_run(
         advance: called with what is being done, how far, and of how much.
     """
     manifest = pipeline.bundle.manifest
-    table = _table(pipeline, request)
     # The engine first: it checks the request, and says what is wrong with it in words.
     after_steps, images, failure = _draw(pipeline, request, advance)
+    batch = len(next(iter(request.subjects.values()))) if request.subjects else 1
+    frames = latent_frames(manifest, request.num_frames)
+    shape = latents_shape(manifest.latents, batch, request.height, request.width, frames)
+    plan = _plan(pipeline, request, shape)
+    table = plan.table
     advance(f"{request.name} in PyTorch", 0, len(table))
     sampled = reference.sample(
-        request.class_labels,
         progress=lambda done, total: advance(f"{request.name} in PyTorch", done, total),
         **request.arguments(),
     )
@@ -96,13 +108,13 @@ def compare_run(
             f"{request.name}: PyTorch evaluates its denoiser {len(sampled.evaluations)} times, this bundle's "
             f"sampler {len(table)} times; are the scheduler's configs the same?"
         )
-    own = [_first_latents(pipeline, request, sampled.latents.shape, table), *after_steps]
+    own = [_first_latents(pipeline, request, shape, table), *after_steps]
     last_rows = np.flatnonzero(np.diff(table.step, append=table.num_steps))
     expected = [sampled.evaluations[0].sample, *(sampled.evaluations[row].next_sample for row in last_rows)]
     accumulated = [relative_error(latents, other) for latents, other in zip(own, expected, strict=False)]
     accumulated += [np.inf] * (len(expected) - len(own))
-    single = _single_steps(pipeline, request, sampled.evaluations, table, advance)
-    pictures = _pictures(images, sampled.images, request.class_labels, manifest.labels)
+    single = _single_steps(pipeline, request, sampled.evaluations, plan, advance)
+    pictures = _pictures(images, sampled.images, request.names(manifest.labels))
     return (
         Run(
             name=request.name,
@@ -113,17 +125,26 @@ def compare_run(
             single_step=tuple(single),
             pictures=tuple(pictures),
             failure=failure,
-            images=images,
-            reference_images=sampled.images,
+            images=strips(images),
+            reference_images=strips(sampled.images),
         ),
         sampled,
     )
 
 
-def _table(pipeline: Pipeline, request: Request) -> SolverTable:
-    steps = request.num_inference_steps
-    begin = 0 if request.image is None else image_to_image_begin(steps, request.strength)
-    return solver_table(_scheduler_config(pipeline, request), steps, begin=begin)
+def _plan(pipeline: Pipeline, request: Request, shape: tuple[int, ...]) -> Plan:
+    """Return the plan of the engine's run, on latents of ``shape``."""
+    manifest = pipeline.bundle.manifest
+    grid = patch_grid(manifest.components["denoiser"], shape)
+    return plan_steps(
+        pipeline.bundle,
+        num_inference_steps=request.num_inference_steps,
+        scheduler=request.scheduler,
+        eta=0.0,
+        from_image=request.image is not None,
+        strength=None if request.image is None else request.strength,
+        tokens=math.prod(grid.values()),
+    )
 
 
 def _scheduler_config(pipeline: Pipeline, request: Request) -> Mapping[str, Any]:
@@ -142,7 +163,6 @@ def _draw(pipeline: Pipeline, request: Request, advance: Advance) -> tuple[list[
     advance(f"{request.name} by the engine", 0, 1)
     try:
         output = pipeline(
-            class_labels=list(request.class_labels),
             output_type="numpy" if drawable else "latent",
             callback=keep,
             **request.arguments(),
@@ -150,14 +170,15 @@ def _draw(pipeline: Pipeline, request: Request, advance: Advance) -> tuple[list[
     except BackendError as error:
         # An engine whose latents overflow is what parity is there to find: it is a result.
         return latents, None, str(error).partition(";")[0]
-    return latents, np.asarray(output.images) if drawable else None, ""
+    drawn = output.frames if is_video(pipeline.bundle.manifest) else output.images
+    return latents, np.asarray(drawn) if drawable else None, ""
 
 
 def _first_latents(pipeline: Pipeline, request: Request, shape: tuple[int, ...], table: SolverTable) -> Floats:
     """Return what the engine's run begins with, made by the same code as in the run."""
     source = NoiseSource(request.seed)
     if request.image is None:
-        return np.float32(table.initial_noise_scale) * source.draw(shape)
+        return np.float32(table.initial_noise_scale) * draw_noise(source, shape, pipeline.bundle.manifest.latents)
     images = np.ascontiguousarray(request.image.transpose(0, 3, 1, 2))
     try:
         clean = pipeline.encode(images, shape[0], source)
@@ -168,7 +189,7 @@ def _first_latents(pipeline: Pipeline, request: Request, shape: tuple[int, ...],
 
 
 def _single_steps(
-    pipeline: Pipeline, request: Request, evaluations: Sequence[Evaluation], table: SolverTable, advance: Advance
+    pipeline: Pipeline, request: Request, evaluations: Sequence[Evaluation], plan: Plan, advance: Advance
 ) -> list[float]:
     """Return for each step what the engine's denoiser alone adds to the relative error of the latents after it.
 
@@ -176,20 +197,10 @@ def _single_steps(
     to latents by the coefficient with which the solver takes the prediction into the next sample. Of several
     evaluations in a step the largest counts.
     """
-    manifest = pipeline.bundle.manifest
-    shape = evaluations[0].sample.shape
-    state = SolverState(table, shape)
-    conditions = read_conditions(manifest, class_labels=request.class_labels)
-    guidance = Guidance(scale=request.guidance_scale, channels=manifest.guidance.channels)
+    table = plan.table
+    state = SolverState(table, evaluations[0].sample.shape)
     errors = [0.0] * table.num_steps
-    with GuidedDenoiser(
-        pipeline.pool("denoiser"),
-        conditions,
-        guidance,
-        shape,
-        manifest.latents.patch_size,
-        timestep_scale(_scheduler_config(pipeline, request), manifest.prediction),
-    ) as denoiser:
+    with _denoiser(pipeline, request, plan, state.shape) as denoiser:
         for row, evaluation in enumerate(evaluations):
             state.reset(evaluation.sample)
             prediction, _ = denoiser(state, row)
@@ -202,6 +213,40 @@ def _single_steps(
     return errors
 
 
+@contextmanager
+def _denoiser(pipeline: Pipeline, request: Request, plan: Plan, shape: tuple[int, ...]) -> Iterator[Denoiser]:
+    """Yield the engine's denoiser as its pipeline evaluates it: with conditions by its own encoders, and guidance."""
+    manifest = pipeline.bundle.manifest
+    own = manifest.guidance
+    conditioner = None if manifest.image_conditions is None else ImageConditioner(manifest, pipeline.pool)
+    texts = read_texts(manifest, request.subjects.get("prompt"), request.subjects.get("negative_prompt"), 1)
+    guided = own.kind == "classifier_free" and (texts is None or texts.negatives is not None)
+    guidance = Guidance(
+        scale=request.guidance_scale + own.scale_offset if guided else 1.0,
+        channels=own.channels,
+        token=manifest.latents.patch_size if own.normalise == "token" else None,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a prompt is cut was said when the engine drew
+        conditions = read_conditions(
+            manifest,
+            class_labels=request.subjects.get("class_labels"),
+            texts=texts,
+            encode=None if texts is None else PromptReader(pipeline.bundle, pipeline.pool),
+            scale=request.guidance_scale,
+            guided=guidance.scale > 1.0,
+            frame_rate=manifest.latents.frame_rate,
+            later=() if conditioner is None else conditioner.names,
+        )
+    if conditioner is not None:
+        rows, columns = (side * manifest.latents.spatial_compression for side in shape[-2:])
+        frames = pixel_frames(manifest, shape[2])
+        conditions = conditions.joined(conditioner(None, shape[0], frames, rows, columns, NoiseSource(request.seed)))
+    pool = pipeline.pool("denoiser")
+    with GuidedDenoiser(pool, conditions, guidance, shape, plan.timestep_scale) as denoiser:
+        yield denoiser
+
+
 def _gain(table: SolverTable, row: int) -> float:
     """Return by how much a change of the row's prediction changes its new sample, clipping aside."""
     coefficients = table.sample[row]
@@ -211,18 +256,16 @@ def _gain(table: SolverTable, row: int) -> float:
     return float(abs(gain))
 
 
-def _pictures(
-    images: Floats | None, references: Floats | None, labels: Sequence[int], names: Mapping[str, str]
-) -> list[PictureError]:
+def _pictures(images: Floats | None, references: Floats | None, names: Sequence[tuple[int, str]]) -> list[PictureError]:
     if images is None or references is None:
         return []
     return [
         PictureError(
-            label=int(label),
-            name=names.get(str(label), ""),
+            label=label,
+            name=name,
             psnr=psnr(image, reference),
             ssim=ssim(image, reference),
             largest=255.0 * largest_difference(image, reference),
         )
-        for label, image, reference in zip(labels, images, references, strict=True)
+        for (label, name), image, reference in zip(names, images, references, strict=True)
     ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 from dit_deploy.bundle import Bundle, BundleWriter
+from dit_deploy.exporters.source import Source
 
-__all__ = ["perturb", "rebuild"]
+__all__ = ["latents_only", "perturb", "rebuild"]
 
 
 def rebuild(bundle: Bundle, out: Path, change: Callable[[Path], None], components: tuple[str, ...] = ()) -> Bundle:
@@ -21,7 +23,7 @@ def rebuild(bundle: Bundle, out: Path, change: Callable[[Path], None], component
     folders = {component.path.split("/")[0] for component in kept.values()} | {"scheduler"}
     with BundleWriter(out) as writer:
         for path in manifest.files:
-            if path.split("/")[0] in folders:
+            if path.split("/")[0] in folders or path.endswith("tokenizer.json"):
                 shutil.copyfile(bundle.file(path), writer.file(path))
         change(writer.folder)
         compression = manifest.latents.spatial_compression if "vae_decoder" in kept else 1
@@ -33,8 +35,15 @@ def rebuild(bundle: Bundle, out: Path, change: Callable[[Path], None], component
             prediction=manifest.prediction,
             guidance=manifest.guidance,
             scheduler=manifest.scheduler,
+            prompts=manifest.prompts,
             labels=manifest.labels,
         )
+
+
+def latents_only(source: Source) -> Source:
+    """Return a source without its VAE."""
+    graphs = tuple(graph for graph in source.graphs if not graph.name.startswith("vae_"))
+    return replace(source, graphs=graphs, latents=source.latents.model_copy(update={"spatial_compression": 1}))
 
 
 def perturb(graph: Path, initializer: str, factor: float) -> None:

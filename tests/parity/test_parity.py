@@ -18,7 +18,7 @@ from dit_deploy.errors import BackendError, InputError
 from dit_deploy.parity import LIMITS, ParityReport, parity
 from dit_deploy.parity.components import example_inputs, sizes_to_try
 from dit_deploy.runtimes.torch import TorchReference, TorchRunner
-from tests.parity.altered import perturb, rebuild
+from tests.parity.altered import latents_only, perturb, rebuild
 from tests.runtimes.engines import add_engine
 
 STEPS = 4
@@ -144,8 +144,8 @@ def test_another_checkpoint_is_noted(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_a_bundle_without_a_vae(bundle: Bundle, reference: TorchReference, tmp_path: Path) -> None:
-    latents_only = rebuild(bundle, tmp_path / "latents", lambda folder: None, components=("denoiser",))
-    report = check(latents_only, TorchReference(replace(reference.source, vae_folder=None)))
+    bare = rebuild(bundle, tmp_path / "latents", lambda folder: None, components=("denoiser",))
+    report = check(bare, TorchReference(latents_only(reference.source)))
     assert report.passed
     assert [run.name for run in report.runs] == ["generation"]
     assert report.runs[0].pictures == ()
@@ -205,8 +205,8 @@ def test_progress_is_lines(bundle: Bundle, reference: TorchReference) -> None:
 
 
 def test_sizes_stay_in_what_a_component_takes(bundle: Bundle) -> None:
-    component, latents = bundle.component("denoiser"), bundle.manifest.latents
-    assert sizes_to_try(component, latents) == [
+    component, typical = bundle.component("denoiser"), {"batch": 2, "patch_height": 4, "patch_width": 4}
+    assert sizes_to_try(component, typical) == [
         {"batch": 2, "patch_height": 4, "patch_width": 4},
         {"batch": 1, "patch_height": 1, "patch_width": 1},
         {"batch": 3, "patch_height": 2, "patch_width": 4},
@@ -219,11 +219,11 @@ def test_sizes_stay_in_what_a_component_takes(bundle: Bundle) -> None:
     narrow = component.model_copy(
         update={"inputs": tuple(s.model_copy(update={"axes": tuple(map(fixed, s.axes))}) for s in component.inputs)}
     )
-    assert sizes_to_try(narrow, latents) == [{"batch": 4, "patch_height": 4, "patch_width": 4}]
+    assert sizes_to_try(narrow, typical) == [{"batch": 4, "patch_height": 4, "patch_width": 4}]
 
 
 def test_sizes_stay_in_an_engines_profiles(bundle: Bundle) -> None:
-    component, latents = bundle.component("denoiser"), bundle.manifest.latents
+    component, typical = bundle.component("denoiser"), {"batch": 2, "patch_height": 4, "patch_width": 4}
 
     def profile(batch: tuple[int, int], size: tuple[int, int]) -> Profile:
         return Profile(
@@ -233,10 +233,10 @@ def test_sizes_stay_in_an_engines_profiles(bundle: Bundle) -> None:
             }
         )
 
-    wide = sizes_to_try(component, latents)
-    assert sizes_to_try(component, latents, [profile((1, 8), (1, 8))]) == wide
+    wide = sizes_to_try(component, typical)
+    assert sizes_to_try(component, typical, [profile((1, 8), (1, 8))]) == wide
     two = [profile((2, 2), (4, 4)), profile((1, 1), (1, 1))]
-    tried = sizes_to_try(component, latents, two)
+    tried = sizes_to_try(component, typical, two)
     assert tried == [
         {"batch": 2, "patch_height": 4, "patch_width": 4},
         {"batch": 1, "patch_height": 1, "patch_width": 1},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,9 @@ from diffusers import DiTPipeline
 
 from dit_deploy import Bundle, Pipeline
 from dit_deploy.errors import InputError
-from dit_deploy.exporters.autoencoders import Decoder, Encoder
 from dit_deploy.runtimes.torch import Sampled, TorchReference, TorchRunner
 from dit_deploy.sampling import noise
+from tests.parity.altered import latents_only
 
 LABELS = [3, 16]
 
@@ -64,10 +62,9 @@ def test_the_null_class_is_the_model_s_own(reference: TorchReference, tiny_sourc
     """A model of 1000 classes would need no mapping: so compare with the predictions for class 17 by hand."""
     first = draw(reference).evaluations[0]
     feeds = {"latents": first.sample, "timestep": np.full(2, first.timestep, np.float32)}
-    text = reference.denoise(**feeds, class_labels=np.array(LABELS))["prediction"]
-    null = reference.denoise(**feeds, class_labels=np.array([17, 17]))["prediction"]
+    text = reference.run("denoiser", {**feeds, "class_labels": np.array(LABELS)})["prediction"]
+    null = reference.run("denoiser", {**feeds, "class_labels": np.array([17, 17])})["prediction"]
     np.testing.assert_allclose(first.prediction, null + 4 * (text - null), atol=1e-5)
-    assert not reference.denoiser.model._forward_pre_hooks
     with pytest.raises(IndexError):
         DiTPipeline.from_pretrained(tiny_source, low_cpu_mem_usage=False)([3], num_inference_steps=1)
 
@@ -131,33 +128,33 @@ def test_learned_range_variance(reference: TorchReference, tiny_bundle: Path) ->
     assert np.abs(theirs.latents - fixed.latents).max() > 1e-3 * np.abs(theirs.latents).max()
 
 
-def test_components_are_what_the_exporter_traces(reference: TorchReference, monkeypatch: pytest.MonkeyPatch) -> None:
-    # In float64: the reference takes 1 / scale · x, as diffusers does, the exporter x / scale.
-    # In float32 that one rounding grows to 1e-6 of a picture; here a difference would be one of meaning.
-    vae = copy.deepcopy(reference.vae).double()
-    monkeypatch.setattr(reference, "vae", vae)
+def test_components_are_what_diffusers_computes(reference: TorchReference, tiny_source: Path) -> None:
+    """The VAE called and scaled as diffusers' pipelines do it, in words of its own."""
+    vae = DiTPipeline.from_pretrained(tiny_source, low_cpu_mem_usage=False).vae
     generator = np.random.default_rng(0)
-    images = generator.random((2, 3, 32, 64))
-    latents = generator.standard_normal((2, 6, 8, 16))
-    encoded, decoded = (
-        reference.run("vae_encoder", {"images": images}),
-        reference.run("vae_decoder", {"latents": latents}),
-    )
+    images = generator.random((2, 3, 32, 64)).astype(np.float32)
+    latents = generator.standard_normal((2, 6, 8, 16)).astype(np.float32)
+    encoded = reference.run("vae_encoder", {"images": images})
+    decoded = reference.run("vae_decoder", {"latents": latents})
+    scale = vae.config.scaling_factor
     with torch.no_grad():
-        mean, std = Encoder(vae)(torch.from_numpy(images))
-        (expected,) = Decoder(vae)(torch.from_numpy(latents))
-    for found, wanted in ((encoded["mean"], mean), (encoded["std"], std), (decoded["images"], expected)):
-        assert found.dtype == np.float64
-        np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=1e-12)
+        posterior = vae.encode(2.0 * torch.from_numpy(images) - 1.0).latent_dist
+        expected = vae.decode(1 / scale * torch.from_numpy(latents)).sample / 2 + 0.5
+    for found, wanted in (
+        (encoded["mean"], posterior.mean * scale),
+        (encoded["std"], posterior.std * scale),
+        (decoded["images"], expected),
+    ):
+        np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=1e-5)
 
 
 def test_what_is_missing_is_said(reference: TorchReference) -> None:
-    with pytest.raises(InputError, match="the reference has denoiser, vae_encoder, vae_decoder"):
+    with pytest.raises(InputError, match="the reference has vae_encoder, vae_decoder, denoiser"):
         reference.run("text_encoder", {})
-    bare = TorchReference(replace(reference.source, vae_folder=None))
+    bare = TorchReference(latents_only(reference.source))
     assert draw(bare).images is None
-    with pytest.raises(InputError, match="no VAE"):
-        bare.decode(np.zeros((1, 6, 4, 4), np.float32))
+    with pytest.raises(InputError, match="component: 'vae_decoder' came; the reference has denoiser"):
+        bare.run("vae_decoder", {"latents": np.zeros((1, 6, 4, 4), np.float32)})
     with pytest.raises(InputError, match="NoneSuchScheduler"):
         draw(reference, scheduler={"_class_name": "NoneSuchScheduler"})
 
