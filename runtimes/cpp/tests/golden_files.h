@@ -97,13 +97,29 @@ inline Request read_request(const nlohmann::json& words) {
       request.skip_layer_guidance_stop = read_number(value);
     } else if (name == "skip_layer_guidance_scale") {
       request.skip_layer_guidance_scale = read_number(value);
+    } else if (name == "vae_tile" && value == "model") {
+      request.vae_tile_of_model = true;
     } else if (name == "vae_tile") {
       request.vae_tile = value.get<std::int64_t>();
+    } else if (name == "guidance_scale_2") {
+      request.guidance_scale_2 = read_number(value);
+    } else if (name == "num_frames") {
+      request.num_frames = value.get<std::int64_t>();
+    } else if (name == "frame_rate") {
+      request.frame_rate = read_number(value);
+    } else if (name == "window_frames") {
+      request.window_frames = value.get<std::int64_t>();
+    } else if (name == "window_overlap") {
+      request.window_overlap = value.get<std::int64_t>();
+    } else if (name == "decode_timestep") {
+      request.decode_timestep = read_number(value);
+    } else if (name == "decode_noise_scale") {
+      request.decode_noise_scale = read_number(value);
     } else if (name == "strength") {
       request.strength = read_number(value);
     } else if (name == "output_type" && value == "latent") {
       request.output_type = OutputType::latent;
-    } else if (name != "engine" && name != "noise" && name != "image") {
+    } else if (name != "engine" && name != "noise" && name != "image" && name != "last_image" && name != "video") {
       throw std::runtime_error("golden.py wrote the argument " + name + ", which golden_files.h does not know yet");
     }
   }

@@ -47,8 +47,10 @@ bool one_line(const std::string& message) {
 std::string comparable(std::string message) {
   const std::pair<const char*, const char*> words[] = {
       {"output_type=\"latent\"", "output_type latent"},
-      {"give image= too", "give image too"},
-      {"give prompt= too", "give prompt too"},
+      {"give image=", "give image"},
+      {"give last_image=", "give last_image"},
+      {"give video=", "give video"},
+      {"give prompt=", "give prompt"},
       {", or None, was expected", ", or 0 for all, was expected"},
   };
   for (const auto& [python, ours] : words) {
@@ -76,8 +78,11 @@ Request read_refused(const nlohmann::json& words) {
     noise.values.assign(count, static_cast<float>(read_number(words["noise"].at("value"))));
     request.noise = std::move(noise);
   }
-  if (words.contains("image")) {
-    for (const auto& sizes : words["image"]) request.image.push_back(black(sizes.at(0), sizes.at(1), sizes.at(2)));
+  const std::pair<const char*, std::vector<Picture>*> pictures[] = {
+      {"image", &request.image}, {"last_image", &request.last_image}, {"video", &request.video}};
+  for (const auto& [name, given] : pictures) {
+    if (!words.contains(name)) continue;
+    for (const auto& sizes : words[name]) given->push_back(black(sizes.at(0), sizes.at(1), sizes.at(2)));
   }
   return request;
 }

@@ -8,9 +8,10 @@ A folder of golden files holds ``golden.json`` (format, version, the bundle's pa
 
     noise      float32, the first draw of the latents' shape
     latents    float32 [steps, batch, …], after each step
-    array      float32 [batch, height, width, channels] in 0 … 1, where the bundle has a VAE decoder
+    final      float32 [batch, …], where the latents are others in the end than after the last step: some are kept
+    array      float32 [batch, (frames,) height, width, channels] in 0 … 1, where the bundle has a VAE decoder
     pictures   uint8, the same rounded
-    image.0 …  uint8 [height, width, channels], the pictures to start from, where the case starts from some
+    image.0 …  uint8 [height, width, channels], the pictures that the request has; so do last_image and video
     given.latents, given.array, given.pictures
                the same of a run that is given ``noise``; only where such a run differs: a sampler that draws more noise
                meanwhile gets other draws then
@@ -34,14 +35,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from dit_deploy import Bundle, Pipeline
-from dit_deploy.errors import DitDeployError
-from dit_deploy.sampling import NoiseSource
+from dit_deploy.bundle import Manifest
+from dit_deploy.errors import DitDeployError, InputError
+from dit_deploy.runtimes import pipeline as pipeline_module
+from dit_deploy.runtimes.arguments import first_noise
+from dit_deploy.runtimes.frames import latent_frames
 
 FORMAT, VERSION = "dit-deploy-golden", 1
 ROOT = Path(__file__).resolve().parents[3]
@@ -55,6 +60,9 @@ ENGINES: dict[str, dict[str, Any]] = {
 
 Arrays = dict[str, NDArray[Any]]
 
+#: Arguments that are pictures.
+PICTURES = ("image", "last_image", "video")
+
 
 @dataclass(frozen=True)
 class Model:
@@ -66,6 +74,8 @@ class Model:
     classes: int
     channels: int  # of the latents
     compression: int  # pixels on a side of a latent pixel
+    frames: tuple[int, ...] = ()  # the smallest numbers of pictures that a video of this model may have
+    tile: int = 0  # latent pixels on a side of the pieces that diffusers has for this model
 
     def picture(self, seed: int, rows: float = 1, columns: float = 1, channels: int = 3) -> NDArray[np.uint8]:
         """Return a smooth picture with some noise on it, ``rows`` × ``columns`` times the training size."""
@@ -131,13 +141,50 @@ def _say(*prompts: str, steps: int, seed: int | list[int], **more: Any) -> Calla
     return request
 
 
-_CLASSES = ("class_labels", "epsilon")
+def _film(
+    *prompts: str, frames: int, steps: int, seed: int | list[int], **more: Any
+) -> Callable[[Model], dict[str, Any]]:
+    """Return what makes a request of small videos of the number of frames at place ``frames``; see :func:`_draw`."""
+
+    def request(model: Model) -> dict[str, Any]:
+        chosen = {name: value(model) if callable(value) else value for name, value in more.items()}
+        sizes = {"num_frames": _frames(model, frames), "height": 4 * model.multiple, "width": 6 * model.multiple}
+        return {"prompt": list(prompts), "num_inference_steps": steps, "seed": seed, **sizes, **chosen}
+
+    return request
+
+
+def _frames(model: Model, place: int) -> int:
+    return model.frames[min(place, len(model.frames) - 1)]
+
+
+def _moving(count: int, rows: float = 4, columns: float = 6) -> Callable[[Model], list[NDArray[np.uint8]]]:
+    """Return what makes a video of the number of frames at the place ``count``, of a small request's size."""
+
+    def pictures(model: Model) -> list[NDArray[np.uint8]]:
+        size = model.multiple * rows / model.height, model.multiple * columns / model.width
+        return [model.picture(40 + index, *size) for index in range(_frames(model, count))]
+
+    return pictures
+
+
+def _wider_than_a_piece(model: Model) -> int:
+    return (model.tile * model.compression // model.multiple + 1) * model.multiple
+
+
+def _one(seed: int, rows: float = 4, columns: float = 6) -> Callable[[Model], list[NDArray[np.uint8]]]:
+    """Return what makes one picture of a small request's size, or of another in multiples."""
+    return lambda m: [m.picture(seed, m.multiple * rows / m.height, m.multiple * columns / m.width)]
+
+
+_CLASSES = ("class_labels", "epsilon", "pictures")
 _GUIDED = (*_CLASSES, "guidance")
 _VARIANCE = (*_GUIDED, "learned_range_variance")
 _IMAGE = (*_GUIDED, "vae_encoder")
 _LEARNED = {"_class_name": "DDPMScheduler", "variance_type": "learned_range", "clip_sample": False}
 _EACH = [13, 2**32 + 14, 2**63 + 15]
-_SAID = ("prompts",)
+_SAID = ("prompts", "pictures")
+_FILMED = ("prompts", "videos", "from text")
 _GUIDED_TEXT = (*_SAID, "guidance")
 _CAT, _FOX = "a photo of a small cat on a red sofa", "картина маслом: лиса в снегу &amp; 高清细节 🙂"
 
@@ -216,6 +263,49 @@ CASES: tuple[Case, ...] = (
         (*_SAID, "vae_encoder", "flow_prediction"),
         _say(_FOX, steps=3, seed=37, image=lambda m: [m.picture(8)], vae_tile=lambda m: 8 * m.compression),
     ),
+    Case("film", _FILMED, _film(_CAT, frames=2, steps=4, seed=50, negative_prompt=["blurry"])),
+    Case("films", _FILMED, _film(_CAT, _FOX, frames=1, steps=3, seed=[51, 52], width=lambda m: 5 * m.multiple)),
+    Case("film-plain", _FILMED, _film(_FOX, frames=1, steps=3, seed=53, guidance_scale=1.0, num_images_per_prompt=2)),
+    Case("film-of-one", _FILMED, _film(_FOX, frames=0, steps=3, seed=54)),
+    Case("film-tiles", _FILMED, _film(_CAT, frames=1, steps=2, seed=55, vae_tile=lambda m: 4 * m.compression)),
+    Case(
+        "film-windows",
+        (*_FILMED, "any length"),
+        _film(_FOX, frames=7, steps=3, seed=56, window_frames=lambda m: _frames(m, 2)),
+    ),
+    Case(
+        "film-model-tiles",
+        (*_FILMED, "tiling"),
+        _film(_CAT, frames=1, steps=1, seed=57, vae_tile="model", width=_wider_than_a_piece),
+    ),
+    Case(
+        "film-from-video",
+        (*_FILMED, "vae_encoder", "no image_conditions"),
+        _film(_CAT, frames=2, steps=5, seed=58, video=_moving(2), strength=0.6, num_images_per_prompt=2),
+    ),
+    Case(
+        "films-from-video",
+        (*_FILMED, "vae_encoder", "no image_conditions"),
+        _film(_CAT, _FOX, frames=1, steps=4, seed=[59, 60], video=_moving(3, 3.3, 7.1)),
+    ),
+    Case("film-experts", (*_FILMED, "experts"), _film(_CAT, frames=1, steps=6, seed=61, guidance_scale_2=2.0)),
+    Case("film-rate", (*_FILMED, "frame_rate"), _film(_CAT, frames=1, steps=2, seed=62, frame_rate=12.5)),
+    Case(
+        "film-decoder",
+        (*_FILMED, "decode_timestep"),
+        _film(_CAT, frames=1, steps=2, seed=63, decode_timestep=0.05, decode_noise_scale=0.025),
+    ),
+    Case("film-image", ("videos", "image"), _film(_CAT, frames=2, steps=3, seed=64, image=_one(9))),
+    Case(
+        "films-image",
+        ("videos", "image"),
+        _film(_CAT, _FOX, frames=1, steps=3, seed=[65, 66], image=_one(10, 7.3, 5.2)),
+    ),
+    Case(
+        "film-last-image",
+        ("videos", "last_image"),
+        _film(_FOX, frames=2, steps=3, seed=67, image=_one(11), last_image=_one(12, 5, 5)),
+    ),
 )
 
 
@@ -234,7 +324,38 @@ def features(bundle: Bundle) -> set[str]:
         found.add("prompts")
     if manifest.prediction.learned_range_variance:
         found.add("learned_range_variance")
-    return found
+    return found | _features_of_videos(manifest)
+
+
+def _features_of_videos(manifest: Manifest) -> set[str]:
+    found = {"pictures" if manifest.latents.frames is None else "videos"}
+    found |= {name for name in ("experts", "tiling") if getattr(manifest, name) is not None}
+    if "vae_decoder" in manifest.components:
+        found |= {spec.name for spec in manifest.components["vae_decoder"].inputs} - {"latents"}
+    if len(_short_films(manifest)) > 1:
+        found.add("any length")
+    conditions = manifest.image_conditions
+    if conditions is None or not conditions.required:
+        found.add("from text")
+    if conditions is None:
+        return found | {"no image_conditions"}
+    encoder = None if conditions.encoder is None else manifest.components[conditions.encoder.component]
+    if encoder is None or encoder.input("images").axes[1] == 1:
+        found.add("image")
+    return found | ({"last_image"} if conditions.last_image else set())
+
+
+def _short_films(manifest: Manifest) -> tuple[int, ...]:
+    """Return the smallest numbers of pictures that a video may have; none of a bundle of pictures."""
+
+    def fits(count: int) -> bool:
+        try:
+            latent_frames(manifest, count)
+        except InputError:
+            return False
+        return True
+
+    return () if manifest.latents.frames is None else tuple(filter(fits, range(1, 82)))[:8]
 
 
 def write_goldens(bundle: Bundle, out: Path, names: Sequence[str] = ()) -> list[str]:
@@ -276,43 +397,46 @@ def write_case(pipe: Pipeline, case: Case, path: Path) -> None:
         warnings.simplefilter("always")
         arrays = _run(pipe, request)
     said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
-    arrays["noise"] = _first_draw(pipe, request, arrays["latents"].shape[1:])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the same again
         given = _run(pipe, {**request, "noise": arrays["noise"]})
     if not np.array_equal(given["latents"], arrays["latents"]):
         arrays |= {f"given.{name}": array for name, array in given.items()}
-    arrays |= {f"image.{index}": picture for index, picture in enumerate(request.get("image", ()))}
-    words = {name: value for name, value in request.items() if name != "image"} | {"engine": case.engine}
+    for name in PICTURES:
+        arrays |= {f"{name}.{index}": picture for index, picture in enumerate(request.get(name, ()))}
+    words = {name: value for name, value in request.items() if name not in PICTURES} | {"engine": case.engine}
     metadata = {"format": FORMAT, "version": str(VERSION), "request": json.dumps(words), "warnings": json.dumps(said)}
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata)
 
 
 def _run(pipe: Pipeline, request: dict[str, Any]) -> Arrays:
-    """Return ``latents`` of each step and, where there is a VAE decoder, ``array`` and ``pictures``."""
+    """Return the first ``noise``, ``latents`` of each step and, where decoded, ``array`` and ``pictures``."""
     steps: list[NDArray[np.float32]] = []
 
     def keep(_step: int, _steps: int, latents: NDArray[np.float32]) -> None:
         steps.append(latents.copy())
 
-    if "image" in request:
-        pictures = [Image.fromarray(one[..., 0] if one.shape[-1] == 1 else one) for one in request["image"]]
-        request = {**request, "image": pictures}
+    for name in set(PICTURES).intersection(request):
+        pictures = [Image.fromarray(one[..., 0] if one.shape[-1] == 1 else one) for one in request[name]]
+        request = {**request, name: pictures}
     decodes = "vae_decoder" in pipe.bundle.manifest.components
-    out = pipe(**request, callback=keep, output_type="numpy" if decodes else "latent")
-    arrays: Arrays = {"latents": np.stack(steps)}
+    drawn: list[NDArray[np.float32]] = []
+
+    def draw(*arguments: Any) -> NDArray[np.float32]:
+        drawn.append(first_noise(*arguments))
+        return drawn[-1]
+
+    with patch.object(pipeline_module, "first_noise", draw):
+        out = pipe(**request, callback=keep, output_type="numpy" if decodes else "latent")
+    arrays: Arrays = {"noise": drawn[0], "latents": np.stack(steps)}
+    if not np.array_equal(out.latents, steps[-1]):
+        arrays["final"] = out.latents
     if decodes:
-        arrays["array"] = np.asarray(out.images, np.float32)
+        arrays["array"] = np.asarray(
+            out.images if pipe.bundle.manifest.latents.frames is None else out.frames, np.float32
+        )
         arrays["pictures"] = (arrays["array"] * 255).round().astype(np.uint8)
     return arrays
-
-
-def _first_draw(pipe: Pipeline, request: dict[str, Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return the noise that a run begins with: the draw after the posterior's, where it starts from pictures."""
-    source = NoiseSource(request["seed"])
-    if "image" in request and any(spec.name == "std" for spec in pipe.bundle.component("vae_encoder").outputs):
-        source.draw((len(request["image"]), *shape[1:]) if source.shared else shape)
-    return source.draw(shape)
 
 
 def _model(pipe: Pipeline) -> Model:
@@ -323,7 +447,14 @@ def _model(pipe: Pipeline) -> Model:
     classes = int(null if null is not None else (maximum or 0) + 1)
     scale = latents.spatial_compression
     return Model(
-        pipe.pixel_multiple, latents.height * scale, latents.width * scale, max(classes, 1), latents.channels, scale
+        pipe.pixel_multiple,
+        latents.height * scale,
+        latents.width * scale,
+        max(classes, 1),
+        latents.channels,
+        scale,
+        _short_films(manifest),
+        0 if manifest.tiling is None else manifest.tiling.tile_width,
     )
 
 
@@ -356,15 +487,25 @@ def make_demo(folder: Path) -> Bundle:
     return Bundle.open(path)
 
 
-def make_text_bundles(folder: Path) -> dict[str, Bundle]:
-    """Export tiny random pipelines with text encoders into ``folder``, each where it is not there yet; by name."""
+def make_bundles(folder: Path) -> dict[str, Bundle]:
+    """Export tiny random pipelines of other families into ``folder``, each where it is not there yet; by name."""
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # for tests.families, when run as a program
     from dit_deploy.exporters import export
-    from tests.families import flux, pixart, sd3
+    from tests.families import flux, latte, pixart, sd3, spacetime_dit, wan
 
+    families: dict[str, Callable[[Path], Path]] = {
+        "pixart": pixart.sigma,
+        "sd3": sd3.sd35,
+        "flux": flux.make_flux,
+        "spacetime-dit": spacetime_dit.make_spacetime_dit,
+        "wan": wan.make_wan,
+        "wan-experts": lambda path: wan.make_wan(path, "t2v-2.2"),
+        "wan-image": lambda path: wan.make_wan(path, "i2v"),
+        "latte": latte.make_latte,
+    }
     made = {}
-    for name, save in {"pixart": pixart.sigma, "sd3": sd3.sd35, "flux": flux.make_flux}.items():
+    for name, save in families.items():
         if not (folder / name).is_dir():
             with tempfile.TemporaryDirectory() as source:
                 export(save(Path(source)), folder / name)
@@ -396,7 +537,7 @@ def write_all(out: Path) -> None:
     for name, opened in (("fashion", bundle), ("fashion-denoiser", Bundle.open(alone))):
         cases = write_goldens(opened, out / name, () if opened is bundle else ("ddim", "euler-ancestral"))
         print(f"{out / name}: {len(cases)} cases")
-    for name, opened in make_text_bundles(out / "bundles").items():
+    for name, opened in make_bundles(out / "bundles").items():
         print(f"{out / name}: {len(write_goldens(opened, out / name))} cases")
     count = write_refusals(out / "bundles", out / "refusals.json")
     print(f"{out / 'refusals.json'}: {count} requests that are refused")

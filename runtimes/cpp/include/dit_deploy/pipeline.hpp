@@ -155,7 +155,7 @@ struct Request {
 };
 
 struct Result {
-  std::vector<Picture> images;      // for OutputType::picture
+  std::vector<Picture> images;  // for OutputType::picture
   // For OutputType::picture, of a bundle of videos: the pictures of each; and what they are to be played at.
   std::vector<std::vector<Picture>> frames;
   std::optional<double> frame_rate;

@@ -296,14 +296,14 @@ std::string wrong_tiling(const Tiling& tiling) {
   if (tiling.tile_frames.has_value() != tiling.stride_frames.has_value())
     return "tiling: tile_frames and stride_frames go together";
   const auto too_far = [](const char* side, std::int64_t tile, std::int64_t stride) {
-    return stride <= tile ? "" : std::string("tiling: stride_") + side + " " + std::to_string(stride) +
-                                     " is above tile_" + side + " " + std::to_string(tile);
+    return stride <= tile ? ""
+                          : std::string("tiling: stride_") + side + " " + std::to_string(stride) + " is above tile_" +
+                                side + " " + std::to_string(tile);
   };
   std::string wrong = too_far("height", tiling.tile_height, tiling.stride_height);
   if (wrong.empty()) wrong = too_far("width", tiling.tile_width, tiling.stride_width);
   if (wrong.empty()) wrong = too_far("frames", tiling.tile_frames.value_or(0), tiling.stride_frames.value_or(0));
-  if (wrong.empty() && tiling.always_in_time && !tiling.tile_frames)
-    wrong = "tiling: always_in_time needs tile_frames";
+  if (wrong.empty() && tiling.always_in_time && !tiling.tile_frames) wrong = "tiling: always_in_time needs tile_frames";
   return wrong;
 }
 

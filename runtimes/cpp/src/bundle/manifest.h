@@ -69,8 +69,8 @@ struct Latents {
   double scaling_factor = 1.0, shift_factor = 0.0;
   std::optional<std::int64_t> frames;  // latent frames at the usual size; nothing: the bundle draws pictures
   std::int64_t temporal_patch_size = 1;
-  std::optional<double> frame_rate;             // pictures a second of playback
-  std::string noise_axes = "channels_frames";   // the order in which noise is drawn; or frames_channels
+  std::optional<double> frame_rate;            // pictures a second of playback
+  std::string noise_axes = "channels_frames";  // the order in which noise is drawn; or frames_channels
 };
 
 struct Prediction {

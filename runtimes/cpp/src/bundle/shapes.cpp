@@ -39,8 +39,8 @@ std::int64_t free_size(const Axis& axis, std::int64_t size, const std::string& c
     throw InputError(expected + (axis.offset == 0 ? "" : std::to_string(more) + " more than ") + "a multiple of " +
                      std::to_string(axis.multiple) + text);
   const std::string low = std::to_string(axis.size(axis.minimum));
-  throw InputError(expected + (axis.maximum ? low + " … " + std::to_string(axis.size(*axis.maximum)) : "at least " + low) +
-                   text);
+  throw InputError(expected +
+                   (axis.maximum ? low + " … " + std::to_string(axis.size(*axis.maximum)) : "at least " + low) + text);
 }
 
 float from_half(std::uint16_t bits) {

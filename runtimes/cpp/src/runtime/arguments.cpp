@@ -76,8 +76,7 @@ Sizes patch_grid(const Component& denoiser, const Shape& shape) {
     const auto& axis = std::get<bundle::Axis>(axes.at(index));  // the manifest was held against this
     const auto free = axis.free(shape[index]);
     if (!free) {
-      throw InputError("latents: " + axis.name + " of " + list_text(shape) +
-                       " came, which the denoiser does not take");
+      throw InputError("latents: " + axis.name + " of " + list_text(shape) + " came, which the denoiser does not take");
     }
     grid[axis.name] = *free;
   }

@@ -60,7 +60,11 @@ void copy_part(const Planes& whole, const bundle::TensorSpec& spec, const Place&
 class Half {
  public:
   Half(BindingPool& pool, const char* given, const DecoderInputs* inputs, double& seconds)
-      : pool_(pool), given_(given), inputs_(inputs), seconds_(seconds), spec_(*pool.runner().component().input(given)) {}
+      : pool_(pool),
+        given_(given),
+        inputs_(inputs),
+        seconds_(seconds),
+        spec_(*pool.runner().component().input(given)) {}
 
   bool of_pictures() const { return spec_.axes.size() == 4; }
 
@@ -194,8 +198,8 @@ Planes through(const Way& way, const float* values, const Shape& shape, const Sh
   const std::size_t rank = shape.size();
   return assemble_frames(
       all.size(), 1 + (size[0] - 1) * way.made.time, pieces.frames->scaled(way.made.time), [&](std::size_t index) {
-        const Planes part = part_of(values, shape, frames_of(all[index], way.given), {0, shape[rank - 2]},
-                                    {0, shape[rank - 1]});
+        const Planes part =
+            part_of(values, shape, frames_of(all[index], way.given), {0, shape[rank - 2]}, {0, shape[rank - 1]});
         Place own = place;
         own["latent_frames"] = all[index];
         return through_space(way, part.values.data(), part.shape, {all[index].size(), size[1], size[2]}, pieces, own);
@@ -253,8 +257,7 @@ Posterior posterior_of(Half& half, const float* images, const Shape& shape, cons
     Planes mean = half.output("mean", "the VAE encoder's mean holds");
     if (!draws) return mean;
     Planes deviation = half.output("std", "the VAE encoder's std holds");
-    if (cut)
-      apply(deviation.values.data(), deviation.values.size(), [](float value) { return std::log(value); });
+    if (cut) apply(deviation.values.data(), deviation.values.size(), [](float value) { return std::log(value); });
     return joined(mean, deviation);
   };
   Planes found = through({call, compression, kLatents}, images, shape, size, pieces, {});

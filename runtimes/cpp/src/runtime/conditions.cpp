@@ -74,7 +74,8 @@ Tensor repeated(const Tensor& tensor, std::int64_t times) {
 // [texts, tokens, …] with zeros for the tokens of each text beyond its length.
 void zero_beyond(Tensor& tensor, const std::vector<std::int64_t>& lengths) {
   const std::int64_t tokens = tensor.shape.at(1);
-  const std::size_t each = tensor.data.size() / static_cast<std::size_t>(std::max<std::int64_t>(tensor.shape[0] * tokens, 1));
+  const std::size_t each =
+      tensor.data.size() / static_cast<std::size_t>(std::max<std::int64_t>(tensor.shape[0] * tokens, 1));
   for (std::size_t text = 0; text < lengths.size(); ++text) {
     const std::size_t begin = text * static_cast<std::size_t>(tokens);
     const auto kept = static_cast<std::size_t>(std::min(lengths[text], tokens));
@@ -92,7 +93,8 @@ void cut_to(Tensor& tensor, std::int64_t length) {
 }
 
 // What prompts of `lengths` tokens and their negatives made, as padding "dropped" has them.
-void drop_padding(Tensors& made, Tensors& negative, const std::vector<std::int64_t>& lengths, std::int64_t images_each) {
+void drop_padding(Tensors& made, Tensors& negative, const std::vector<std::int64_t>& lengths,
+                  std::int64_t images_each) {
   const bool several = static_cast<std::int64_t>(lengths.size()) * images_each > 1;
   for (auto& one : made) several ? zero_beyond(one.second, lengths) : cut_to(one.second, lengths[0]);
   for (auto& one : negative) {

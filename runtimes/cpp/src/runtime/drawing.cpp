@@ -65,7 +65,8 @@ std::optional<sampling::Guidance> second_guidance(const bundle::Manifest& manife
       throw InputError("guidance_scale_2: this bundle has one denoiser; use guidance_scale");
     return std::nullopt;
   }
-  const std::optional<double> wanted = request.guidance_scale_2 ? request.guidance_scale_2 : manifest.experts->default_scale;
+  const std::optional<double> wanted =
+      request.guidance_scale_2 ? request.guidance_scale_2 : manifest.experts->default_scale;
   if (!wanted || !(first.scale > 1)) return first;
   sampling::Guidance second = first;
   second.scale = *wanted + manifest.guidance.scale_offset;
@@ -279,7 +280,8 @@ void Drawing::decode_to(Result& result, const Request& request, sampling::NoiseS
     if (as_pictures) {
       const bool first = made++ % frames == 0;
       if (is_video(manifest) && first) result.frames.emplace_back();
-      (is_video(manifest) ? result.frames.back() : result.images).push_back(to_picture(planes, channels, rows, columns));
+      (is_video(manifest) ? result.frames.back() : result.images)
+          .push_back(to_picture(planes, channels, rows, columns));
       return;
     }
     const std::int64_t area = rows * columns;

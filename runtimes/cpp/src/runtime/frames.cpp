@@ -57,7 +57,8 @@ std::string nearest(const bundle::Manifest& manifest, std::int64_t num_frames) {
   }
   std::sort(near.begin(), near.end());
   std::string text;
-  for (const std::int64_t number : near) text += (text.empty() ? "; the nearest are " : " and ") + std::to_string(number);
+  for (const std::int64_t number : near)
+    text += (text.empty() ? "; the nearest are " : " and ") + std::to_string(number);
   return text;
 }
 
@@ -78,7 +79,8 @@ std::optional<std::int64_t> latent_frames(const bundle::Manifest& manifest, std:
   const std::string came = name + ": " + std::to_string(*num_frames) + " came, ";
   if (!is_video(manifest)) throw InputError(came + "but this bundle draws pictures; leave it out");
   const auto found = latents_of(manifest, *num_frames);
-  if (!found) throw InputError(came + "which does not fit this model" + rule(manifest) + nearest(manifest, *num_frames));
+  if (!found)
+    throw InputError(came + "which does not fit this model" + rule(manifest) + nearest(manifest, *num_frames));
   if (*num_frames > kMostFrames) throw InputError(came + "expected at most " + std::to_string(kMostFrames) + " frames");
   return found;
 }

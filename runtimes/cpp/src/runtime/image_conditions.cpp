@@ -77,8 +77,7 @@ std::optional<Pictures> read_pictures(const bundle::Manifest& manifest, const Re
   }
   const bundle::ImageConditions& record = *manifest.image_conditions;
   if (request.image.empty()) {
-    if (record.required)
-      throw InputError("image: this bundle makes videos of a picture, and none came; give image");
+    if (record.required) throw InputError("image: this bundle makes videos of a picture, and none came; give image");
     if (!has_last) return std::nullopt;
     throw InputError("last_image: came without an image; give image too");
   }

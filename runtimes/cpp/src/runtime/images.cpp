@@ -108,7 +108,8 @@ Pixels read_video(const std::vector<Picture>& video, std::int64_t multiple, std:
     throw InputError("video: " + std::to_string(count) + " frames came, num_frames is " + std::to_string(*frames) +
                      "; ask for fewer, or give more");
   }
-  const std::vector<Picture> taken(video.begin(), video.begin() + std::clamp<std::int64_t>(frames.value_or(count), 1, count));
+  const std::vector<Picture> taken(video.begin(),
+                                   video.begin() + std::clamp<std::int64_t>(frames.value_or(count), 1, count));
   const Pixels pictures = read_images(taken, multiple, channels, height, width, "video");
   const Shape& shape = pictures.shape;
   const auto area = static_cast<std::ptrdiff_t>(shape[2] * shape[3]);

@@ -48,8 +48,8 @@ std::unique_ptr<Steps> open_steps(Components& components, const Run& run, const 
   }
   const auto make = [&components, &run, &course, name = experts->component](bool first) {
     if (first) return denoiser_of(components.pool("denoiser"), run, course);
-    const Run second{run.manifest, run.table, run.timestep_scale, run.conditions,
-                     course.second_guidance, run.shape, run.grid, run.unguided_grid};
+    const Run second{run.manifest,           run.table, run.timestep_scale, run.conditions,
+                     course.second_guidance, run.shape, run.grid,           run.unguided_grid};
     return denoiser_of(components.pool(name), second, course);
   };
   const auto released = [&components, alone = course.alone, name = experts->component](bool first) {

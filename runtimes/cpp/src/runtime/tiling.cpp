@@ -145,8 +145,7 @@ Planes assemble_frames(std::size_t count, std::int64_t frames, const Span& span,
       fade(before, piece, span.overlap(), 2, dropped);
     }
     const Around from(piece.shape, 2);
-    const std::int64_t kept =
-        std::min({span.stride + 1 - dropped, from.length - dropped, frames - first});
+    const std::int64_t kept = std::min({span.stride + 1 - dropped, from.length - dropped, frames - first});
     for (std::int64_t outer = 0; outer < from.outer; ++outer) {
       std::copy_n(piece.values.data() + (outer * from.length + dropped) * from.inner, kept * from.inner,
                   whole.values.data() + (outer * frames + first) * from.inner);

@@ -58,7 +58,8 @@ std::vector<Condition> cut(const std::vector<Condition>& conditions, const Compo
   std::vector<Condition> made;
   for (const Condition& one : conditions) {
     const bundle::TensorSpec& spec = *component.input(one.name);
-    made.push_back({one.name, cut(one.conditional, spec, part, frames), cut(one.unconditional, spec, part, frames), {}});
+    made.push_back(
+        {one.name, cut(one.conditional, spec, part, frames), cut(one.unconditional, spec, part, frames), {}});
     if (one.skipping) made.back().skipping = cut(*one.skipping, spec, part, frames);
   }
   return made;
@@ -141,7 +142,8 @@ WindowedDenoiser::WindowedDenoiser(const std::shared_ptr<BindingPool>& denoiser,
       if (!sizes->empty()) (*sizes)[frames.name] = *frames.free(shape[2]);  // read_windows() took such lengths only
     }
     window.denoiser = std::make_unique<GuidedDenoiser>(
-        denoiser, Run{run.manifest, run.table, run.timestep_scale, window.conditions, run.guidance, shape, grid, unguided});
+        denoiser,
+        Run{run.manifest, run.table, run.timestep_scale, window.conditions, run.guidance, shape, grid, unguided});
   }
   input_.resize(static_cast<std::size_t>(bundle::elements(shape_)));
   prediction_.resize(input_.size());
