@@ -300,7 +300,7 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(hidden, hidden)
 
     def forward(self, x: Tensor, text: Tensor, bias: Tensor) -> Tensor:
-        """Attend from ``x`` [batch, patches, hidden] to ``text`` [batch, tokens, hidden] with a bias [batch, 1, 1, tokens]."""
+        """Attend from ``x`` [batch, patches, hidden] to ``text`` [batch, tokens, hidden], bias [batch, 1, 1, tokens]."""
         q, k, v = (
             one.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # [batch, heads, patches or tokens, head_dim]
             for one in (self.to_q(x), self.to_k(text), self.to_v(text))

@@ -35,39 +35,33 @@ def sees(grid: tuple[int, int, int], window: tuple[int, int, int] | None, axes: 
     """Which patch (row) attends to which (column), by the words of the config: bool [patches, patches]."""
 
     def along(query: int, key: int, length: int, side: int) -> bool:
-        if side >= length and side > 1:
-            return True
         if side == 1:
             return query == key
         block = side // 2
-        first = min(max(query // block * block - block // 2, 0), length - side)
+        first = min(max(query // block * block - block // 2, 0), max(length - side, 0))
         return first <= key < first + side
 
+    def seen(query: tuple[int, ...], key: tuple[int, ...]) -> bool:
+        if (axes == "space" and query[0] != key[0]) or (axes == "time" and query[1:] != key[1:]):
+            return False
+        ours = {"all": (0, 1, 2), "space": (1, 2), "time": (0,)}[axes]
+        return window is None or all(along(query[axis], key[axis], grid[axis], window[axis]) for axis in ours)
+
     places = list(product(*map(range, grid)))
-    allowed = torch.zeros(len(places), len(places), dtype=torch.bool)
-    for row, query in enumerate(places):
-        for column, key in enumerate(places):
-            near = window is None or all(
-                along(q, k, length, side) or (axes != "all" and q == k and side > 0)
-                for q, k, length, side in zip(query, key, grid, window, strict=True)
-            )
-            if axes == "space":
-                same = query[0] == key[0]
-                near = window is None or all(along(*rest) for rest in zip(query[1:], key[1:], grid[1:], window[1:]))
-            elif axes == "time":
-                same = query[1:] == key[1:]
-                near = window is None or along(query[0], key[0], grid[0], window[0])
-            else:
-                same = True
-            allowed[row, column] = same and near
-    return allowed
+    return torch.tensor([[seen(query, key) for key in places] for query in places])
 
 
-def turned(x: Tensor, place: tuple[int, int, int], pairs: tuple[int, int, int]) -> Tensor:
+def angles_at(place: tuple[int, ...], pairs: tuple[int, int, int]) -> Tensor:
+    """The angle of each pair of channels at a patch, float64 [pairs]: position · 10000^(−i / pairs of its axis)."""
+    along = zip(place, pairs, strict=True)
+    return torch.tensor(
+        [position * 10000.0 ** (-i / count) for position, count in along for i in range(count)]
+    ).double()
+
+
+def turned(x: Tensor, place: tuple[int, ...], pairs: tuple[int, int, int]) -> Tensor:
     """One patch's head [head_dim] turned by complex numbers, in float64."""
-    real, imaginary = x.double().chunk(2)
-    angles = [position * 10000.0 ** (-i / count) for position, count in zip(place, pairs, strict=True) for i in range(count)]
-    result = torch.complex(real, imaginary) * torch.polar(torch.ones(len(angles)).double(), torch.tensor(angles).double())
+    result = torch.complex(*x.double().chunk(2)) * torch.exp(1j * angles_at(place, pairs))
     return torch.cat([result.real, result.imag])
 
 
@@ -100,9 +94,7 @@ def dense(network: SpacetimeDiT, latents: Tensor, timestep: Tensor, text: Tensor
         )
         x = linear("patch_in", x)
         if config.positions == "sincos":
-            angles = torch.tensor(
-                [[p * 10000.0 ** (-i / n) for p, n in zip(place, counts(hidden // 2)) for i in range(n)] for place in places]
-            ).double()
+            angles = torch.stack([angles_at(place, counts(hidden // 2)) for place in places])
             x = x + torch.cat([angles.sin(), angles.cos()], dim=1)
         frequencies = torch.tensor([10000.0 ** (-i / 128) for i in range(128)]).double() * time
         condition = linear("timestep_in", torch.cat([frequencies.cos(), frequencies.sin()]))
@@ -118,12 +110,16 @@ def dense(network: SpacetimeDiT, latents: Tensor, timestep: Tensor, text: Tensor
                 part = slice(head * config.head_dim, (head + 1) * config.head_dim)
                 q, k, v = (linear(f"{name}.attention.to_{one}", y)[:, part] for one in "qkv")
                 q, k = (
-                    one / (one.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.attention.norm_{which}.weight"]
+                    one
+                    / (one.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+                    * w[f"{name}.attention.norm_{which}.weight"]
                     for one, which in ((q, "q"), (k, "k"))
                 )
                 if config.positions == "rotary":
                     pairs = counts(config.head_dim // 2)
-                    q, k = (torch.stack([turned(*each, pairs) for each in zip(one, places)]) for one in (q, k))
+                    q, k = (
+                        torch.stack([turned(*each, pairs) for each in zip(one, places, strict=False)]) for one in (q, k)
+                    )
                 scores = (q @ k.T / math.sqrt(config.head_dim)).masked_fill(~allowed, -math.inf)
                 attended.append(scores.softmax(-1) @ v)
             x = x + gate * linear(f"{name}.attention.to_out", torch.cat(attended, dim=1))

@@ -1,6 +1,6 @@
 """A tiny random SpacetimeDiT pipeline on disk, with no parameter at zero, and the networks in it.
 
-Three heads, patches and grids that are not cubes, a causal VAE of Wan's kind that compresses 4 × 4 pixels and four frames.
+Three heads, patches and grids that are not cubes, a causal VAE of Wan's kind that compresses 4 × 4 pixels and 4 frames.
 """
 
 from __future__ import annotations
