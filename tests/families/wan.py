@@ -41,7 +41,7 @@ IMAGE_SIZE, _IMAGE_TOKENS, _IMAGE_WIDTH = 28, 17, 36
 _HEADS, _HEAD = 3, 20
 
 
-def make_vae(*, residual: bool = False, channels: int = CHANNELS, seed: int = 0) -> AutoencoderKLWan:
+def make_vae(*, residual: bool = False, channels: int = CHANNELS, seed: int = 0, **options: Any) -> AutoencoderKLWan:
     """Return a random autoencoder of Wan 2.1, or with ``residual`` of Wan 2.2's 5-billion model."""
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {
@@ -64,7 +64,7 @@ def make_vae(*, residual: bool = False, channels: int = CHANNELS, seed: int = 0)
             "out_channels": 12,
             "scale_factor_spatial": 8,
         }
-    return _randomised(AutoencoderKLWan(**sizes), "gamma")
+    return _randomised(AutoencoderKLWan(**sizes | options), "gamma")
 
 
 def make_transformer(kind: Kind = "t2v", seed: int = 0, **options: Any) -> WanTransformer3DModel:
