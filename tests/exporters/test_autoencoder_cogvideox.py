@@ -48,15 +48,16 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("padding", [0, 1], ids=["", "padded"])
+@pytest.mark.parametrize(("padding", "sizes"), [(0, SIZES), (1, SIZES[:2])], ids=["", "padded"])
 @pytest.mark.parametrize("half", ["vae_encoder", "vae_decoder", "image_conditions"])
-def test_the_network_is_diffusers(folder: Path, half: str, padding: int, size: tuple[int, ...]) -> None:
+def test_the_network_is_diffusers(folder: Path, half: str, padding: int, sizes: list[tuple[int, ...]]) -> None:
     graph = halves(folder, padding)[half]
-    feeds = example_inputs(graph.component, free_sizes(size), sum(size), graph.feeds)
     assert graph.reference is not None
-    for found, expected in zip(call(graph.build(), feeds), call(graph.reference(), feeds), strict=True):
-        assert difference(found, expected) <= 1e-5
+    ours, theirs = graph.build(), graph.reference()
+    for size in sizes:
+        feeds = example_inputs(graph.component, free_sizes(size), sum(size), graph.feeds)
+        for found, expected in zip(call(ours, feeds), call(theirs, feeds), strict=True):
+            assert difference(found, expected) <= 1e-5
 
 
 def test_chunks_matter(folder: Path) -> None:

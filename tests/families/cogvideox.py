@@ -6,9 +6,15 @@ that compresses 4 × 4 pixels, scaled and not only by 1.
 
 from __future__ import annotations
 
+import importlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
@@ -18,12 +24,17 @@ from diffusers import (
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
 )
+from torch import nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
+from dit_deploy import Pipeline
+from dit_deploy.bundle import Component
+from dit_deploy.exporters import export
+from dit_deploy.exporters.tracing import Feeds
 from tests.families.tokenizers import t5_tokenizer
 from tests.models import fill_zeros
 
-__all__ = ["KINDS", "make_cogvideox", "make_transformer", "make_vae"]
+__all__ = ["KINDS", "LATENT_CHANNELS", "Case", "make_cogvideox", "make_transformer", "make_vae", "tracing_once"]
 
 #: What sets the released models apart, as in their configs; the last two are made from a picture.
 KINDS: dict[str, dict[str, Any]] = {
@@ -121,3 +132,70 @@ def make_cogvideox(folder: Path, kind: str, seed: int = 0) -> Path:
     where = folder / kind.replace(" ", "_")
     pipeline.save_pretrained(where)
     return where
+
+
+@contextmanager
+def tracing_once() -> Iterator[None]:
+    """Trace a graph once in exports meanwhile: of networks that are equal, the file of the first is copied.
+
+    The kinds here share their text encoder, and their autoencoder where a patch has as many frames. Each copy is
+    proved like a traced one.
+    """
+    module: Any = importlib.import_module("dit_deploy.exporters.export")
+    trace, made = module.trace, dict[str, Path]()
+
+    def trace_or_copy(network: nn.Module, component: Component, folder: Path, feeds: Feeds | None = None) -> None:
+        weights = sum(float(tensor.double().abs().sum()) for tensor in network.state_dict().values())
+        key = f"{component.model_dump_json()} {network} {weights}"
+        path = folder / component.path
+        if key not in made:
+            trace(network, component, folder, feeds)
+            # outside the bundle, which is renamed when it is whole
+            made[key] = Path(shutil.copytree(path.parent, folder.parent / f"traced_{len(made)}"))
+        else:
+            shutil.copytree(made[key], path.parent)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "trace", trace_or_copy)
+        yield
+
+
+class Case:
+    """A pipeline of diffusers, and ours from its bundle."""
+
+    def __init__(self, base: Path, kind: str) -> None:
+        self.folder = make_cogvideox(base, kind)
+        self.bundle = export(self.folder, base / f"{self.folder.name}_bundle")
+        self.ours = Pipeline(self.bundle, "onnx", threads=1)
+        classes = CogVideoXImageToVideoPipeline if kind.endswith("image") else CogVideoXPipeline
+        self.theirs = classes.from_pretrained(self.folder, low_cpu_mem_usage=False)
+        self.theirs.set_progress_bar_config(disable=True)
+
+    def compare(
+        self, size: tuple[int, int, int], seed: int | list[int] = 7, theirs: Any = None, **arguments: Any
+    ) -> None:
+        """Draw a video of (frames, height, width) with both: latents within 1e-3, relative, frames within 1/255.
+
+        Args:
+            theirs: another pipeline of diffusers than this case's, which takes its frames from a video.
+            arguments: what both take, and ``vae_tile`` and ``scheduler``, which only ours does.
+        """
+        frames, height, width = size
+        given = {"num_inference_steps": 4, "height": height, "width": width, **arguments}
+        number = {} if "video" in given else {"num_frames": frames}
+        ours = self.ours(**given, **number, seed=seed, output_type="numpy")
+        shared = {name: value for name, value in given.items() if name not in ("vae_tile", "scheduler")}
+        if isinstance(shared.get("prompt"), list) and isinstance(shared.get("negative_prompt"), str):
+            shared["negative_prompt"] = [shared["negative_prompt"]] * len(shared["prompt"])
+        made = []
+        for kind in ("latent", "np"):
+            seeds = [torch.Generator("cpu").manual_seed(one) for one in (seed if isinstance(seed, list) else [seed])]
+            generator = seeds if isinstance(seed, list) else seeds[0]
+            output = (theirs or self.theirs)(**shared, **number, generator=generator, output_type=kind)
+            made.append(np.asarray(output.frames))
+        latents, video = made[0].swapaxes(1, 2), made[1]
+        found = np.asarray(ours.frames)
+        assert ours.latents.shape == latents.shape and found.shape == video.shape == (len(video), *size, 3)
+        assert latents.std() > 0.1 and video.std() > 0.03
+        assert np.abs(ours.latents - latents).max() <= 1e-3 * np.abs(latents).max()
+        assert np.abs(found - video).max() <= 1 / 255
