@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import BundleError
 from ._reader import Bundle
-from .manifest import TensorSpec
+from .manifest import Record, TensorSpec
 from .shapes import range_text, shape_text
 
 __all__ = ["summarise", "tensor_text"]
@@ -24,7 +24,8 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
 
     Keys: ``path``, ``version``, ``created_by``, ``digest``, ``family``, ``source``, ``latents``, ``components``
     (each with ``path``, ``size``, ``inputs``, ``outputs`` as lines), ``prediction``, ``guidance``, ``scheduler``
-    (with its ``class``), ``labels`` (how many), ``files`` (how many), ``size``, ``engines`` (name → its record, its
+    (with its ``class``), ``prompts``, ``image_conditions``, ``experts`` and ``tiling`` (``None`` where the bundle has
+    none), ``labels`` (how many), ``files`` (how many), ``size``, ``engines`` (name → its record, its
     ``size`` instead of its files; or an ``error`` alone where it cannot be opened) and ``parity`` (names).
 
     Raises :class:`BundleError` where the scheduler config cannot be read.
@@ -41,6 +42,12 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
             "inputs": [tensor_text(spec) for spec in component.inputs],
             "outputs": [tensor_text(spec) for spec in component.outputs],
         }
+    parts: dict[str, Record | None] = {
+        "prompts": manifest.prompts,
+        "image_conditions": manifest.image_conditions,
+        "experts": manifest.experts,
+        "tiling": manifest.tiling,
+    }
     return {
         "path": str(bundle.path),
         "version": manifest.version,
@@ -56,6 +63,7 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
             "class": bundle.scheduler_config()["_class_name"],
             **manifest.scheduler.model_dump(mode="json"),
         },
+        **{name: record and record.model_dump(mode="json") for name, record in parts.items()},
         "labels": len(manifest.labels),
         "files": len(manifest.files),
         "size": sum(record.size for record in manifest.files.values()),

@@ -10,6 +10,7 @@ import typer
 from dit_deploy.cli._console import print_results
 from dit_deploy.cli._engines import describe_engine
 from dit_deploy.cli._options import BundleFolder
+from dit_deploy.cli._video_facts import describe_video
 from dit_deploy.errors import BundleError
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def inspect(
     opened = Bundle.open(bundle)
     facts = summarise(opened)
     if not json_:
-        _print(facts, {name: _engine_lines(opened, name) for name in facts["engines"]})
+        engines = {name: _engine_lines(opened, name) for name in facts["engines"]}
+        _print(facts, engines, describe_video(opened.manifest))
         return
     from dit_deploy.runtimes.fit import unfit
 
@@ -50,7 +52,7 @@ def _engine_lines(bundle: Bundle, name: str) -> list[str]:
         return [str(error)]
 
 
-def _print(facts: dict[str, Any], engines: dict[str, list[str]]) -> None:
+def _print(facts: dict[str, Any], engines: dict[str, list[str]], video: dict[str, str]) -> None:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
@@ -59,13 +61,16 @@ def _print(facts: dict[str, Any], engines: dict[str, list[str]]) -> None:
     latents, source, guidance, scheduler = (facts[name] for name in ("latents", "source", "guidance", "scheduler"))
     compression, patch = latents["spatial_compression"], latents["patch_size"]
     pixels = f"{latents['height'] * compression} × {latents['width'] * compression}"
+    frames = "" if latents["frames"] is None else f"{latents['frames']} frames, "
     rows = {
         "bundle": facts["path"],
         "family": f"{facts['family']}, {facts['labels']} labels" if facts["labels"] else facts["family"],
         "source": f"{source['name']} ({source['kind']}), SHA-256 {source['sha256']}",
         "made by": f"{facts['created_by']}, manifest version {facts['version']}",
         "pictures": f"{pixels} pixels in training; height and width are multiples of {patch * compression}",
-        "latents": f"{latents['channels']} channels, {latents['height']} × {latents['width']}, patch size {patch}",
+        **video,
+        "latents": f"{latents['channels']} channels, {frames}{latents['height']} × {latents['width']}, patch size "
+        + (f"{latents['temporal_patch_size']} × {patch} × {patch}" if frames else str(patch)),
         "predicts": _words(facts["prediction"]),
         "guidance": _words(guidance),
         "scheduler": f"{scheduler['class']}, {scheduler['num_inference_steps']} steps",
