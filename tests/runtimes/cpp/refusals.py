@@ -19,6 +19,7 @@ from dit_deploy.errors import DitDeployError
 __all__ = ["REFUSED", "write_refusals"]
 
 _LABEL = {"class_labels": [1], "num_inference_steps": 2, "seed": 0}
+_SMALL = {"num_frames": 5, "height": 16, "width": 16}
 _CONFIG = "DDIMScheduler"
 _STUCK = {"_class_name": "EulerDiscreteScheduler", "prediction_type": "epsilon", "num_train_timesteps": 4}
 
@@ -111,6 +112,50 @@ REFUSED: tuple[tuple[str, dict[str, Any]], ...] = (
             ("flux", {"prompt": "a cat", "true_cfg_scale": "inf"}),
         )
     ),
+    ("fashion", {"num_frames": 9}),
+    ("fashion", {"frame_rate": 12.5}),
+    ("fashion", {"window_frames": 9}),
+    ("fashion", {"window_overlap": 4}),
+    ("fashion", {"guidance_scale_2": 2.0}),
+    ("fashion", {"last_image": [[32, 32, 3]]}),
+    ("fashion", {"video": [[32, 32, 3]]}),
+    ("fashion", {"video": [[32, 32, 3]], "image": [[32, 32, 3]]}),
+    ("fashion", {"vae_tile": "model"}),
+    ("fashion", {"decode_timestep": 0.5}),
+    *(
+        (bundle, {"class_labels": None, "prompt": "a cat", **_SMALL, **request})
+        for bundle, request in (
+            *(("wan", {"num_frames": number}) for number in (0, -1, -5, 2, 3, 4, 8, 1000, 2**40, -(2**62))),
+            ("latte", {"num_frames": 3}),
+            ("wan", {"height": 12}),
+            ("wan", {"frame_rate": 0.0}),
+            ("wan", {"frame_rate": -1.5}),
+            ("wan", {"frame_rate": 1000.0}),
+            ("wan", {"frame_rate": "nan"}),
+            ("wan", {"guidance_scale_2": 2.0}),
+            ("wan-experts", {"guidance_scale_2": "nan"}),
+            ("wan", {"window_frames": 4}),
+            ("wan", {"window_frames": 9, "window_overlap": 3}),
+            ("wan", {"window_frames": 9, "window_overlap": -4}),
+            ("wan", {"window_frames": 9, "window_overlap": 12}),
+            ("wan", {"window_overlap": 4}),
+            ("wan", {"image": [[16, 16, 3]]}),
+            ("wan", {"last_image": [[16, 16, 3]]}),
+            ("wan", {"video": [[16, 16, 3]] * 3}),
+            ("wan", {"video": [[16, 16, 3]] * 3, "num_frames": None}),
+            ("wan", {"video": [[16, 16, 3]] * 5, "num_frames": 9}),
+            ("wan", {"video": [[4, 4, 3]] * 5, "height": None}),
+            ("wan", {"video": [[16, 16, 3]] * 5, "image": [[16, 16, 3]]}),
+            ("wan", {"strength": 0.5}),
+            ("wan", {"decode_noise_scale": 0.5}),
+            ("wan", {"vae_tile": 12}),
+            ("wan", {"noise": {"shape": [1, 5, 2, 4], "value": 0.0}}),
+            ("wan-image", {}),
+            ("wan-image", {"image": [[16, 16, 3]], "last_image": [[16, 16, 3]]}),
+            ("wan-image", {"last_image": [[16, 16, 3]]}),
+            ("wan-image", {"image": [[16, 16, 3]] * 2}),
+        )
+    ),
     ("fashion-denoiser", {}),
     ("fashion-denoiser", {"output_type": "latent", "image": [[32, 32, 3]]}),
     ("fashion", {"engine": "fast"}),
@@ -145,8 +190,9 @@ def _arguments(request: dict[str, Any]) -> dict[str, Any]:
     arguments = {name: _number(value) for name, value in request.items() if name != "engine"}
     if "noise" in request:
         arguments["noise"] = np.full(request["noise"]["shape"], float(request["noise"]["value"]), np.float32)
-    if "image" in request:
-        arguments["image"] = [Image.new("RGB", (width, height)) for height, width, _ in request["image"]]
+    for name in ("image", "last_image", "video"):
+        if name in request:
+            arguments[name] = [Image.new("RGB", (width, height)) for height, width, _ in request[name]]
     if "guidance_interval" in request:
         arguments["guidance_interval"] = tuple(map(_number, request["guidance_interval"]))
     return arguments

@@ -5,6 +5,7 @@ Each case breaks a bundle in one way; the breaks are those that ``tests/bundle``
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -28,7 +29,14 @@ from dit_deploy.bundle._reader import digest_line
 from dit_deploy.errors import BundleError
 from dit_deploy.runtimes.integrity import check_component, check_engine
 from dit_deploy.text import one_line
-from tests.bundle import test_engine, test_engine_store, test_manifest, test_onnx_external_data, test_open
+from tests.bundle import (
+    test_engine,
+    test_engine_store,
+    test_manifest,
+    test_manifest_video,
+    test_onnx_external_data,
+    test_open,
+)
 from tests.bundle.conftest import make, rewrite, tiny_model
 from tests.bundle.engines import build, context_model, rewrite_engine
 
@@ -335,7 +343,7 @@ PROMPTS: list[Change] = [
     *each(("guidance",), ["kind"], ["none", "classifier_free", "magic"]),
     *each(("guidance",), ["input", "skip_layers"], [None, "absent", "skip", "scale", "latents", "joined", "A", 1, ""]),
     *each(("guidance",), ["normalise", "scale_offset"], [None, "token", "pixel", 1, 0.5]),
-    *each(("scheduler",), ["sigmas", "strength"], [None, "scheduler", "rounded_down", 1]),
+    *each(("scheduler",), ["sigmas", "strength"], [None, "scheduler", "linspace_to_zero", "rounded_down", 1]),
 ]  # fmt: skip
 
 
@@ -344,6 +352,84 @@ def test_changed_prompts(twin: Twin, bundle: Bundle, change: Change) -> None:
     rewrite(bundle, quiet(lambda document: (with_prompts(document), change(document))))
     answer = agree(twin, "use", bundle.path)
     assert answer == "ok" or change is not PROMPTS[0]
+
+
+def with_videos(document: Document) -> None:
+    """Make a manifest of videos of it, with all that one of them may have."""
+    path = document["components"]["denoiser"]["path"]
+    video = test_manifest_video
+    made = {name: video.denoiser("denoiser", *video.CONDITIONS) for name in ("denoiser", "denoiser_2")}
+    made |= {"vae_decoder": video.DECODER, "pictures": video.PICTURE, "vision": video.VISION}
+    document["components"] = {name: {**_plain(one), "path": path} for name, one in made.items()}
+    document["latents"] |= {"frames": 3, "temporal_compression": 4, "frame_rate": 12.5}
+    document["image_conditions"] = copy.deepcopy(video.RECORD)
+    document["experts"] = {"component": "denoiser_2", "boundary": 0.875, "default_scale": 3}
+    spaces = {"tile_height": 32, "tile_width": 32, "stride_height": 24, "stride_width": 16}
+    document["tiling"] = {**spaces, "tile_frames": 4, "stride_frames": 3, "always_in_time": True}
+
+
+_VIDEO_AXES = ("components", "vae_decoder", "outputs", 0, "axes")
+_PICTURES, _RECORD = ("components", "pictures"), ("image_conditions",)
+_FRAMES = {"name": "latent_frames", "multiple": 4, "offset": -3}
+#: Changes to what :func:`with_videos` makes.
+VIDEOS: list[Change] = [
+    lambda document: None,
+    *each(("latents",), ["frames", "temporal_patch_size", "frame_rate"], [None, 0, 1, 2, -1, 1.5, True, "x", 1e300]),
+    *each(("latents",), ["noise_axes"], [None, "frames_channels", "frames", 1]),
+    *each(_VIDEO_AXES, [2], [
+        9, _FRAMES, {**_FRAMES, "offset": -4}, {**_FRAMES, "offset": 2**62},
+        {**_FRAMES, "offset": 1.0}, {**_FRAMES, "offset": None}, {**_FRAMES, "maximum": 2, "minimum": 3, "offset": -9},
+        {**_FRAMES, "multiple": 2**62, "minimum": 2**62}, {**_FRAMES, "offset": -(2**63)}, {"name": "frames"}]),
+    *each(_VIDEO_AXES, [0], [{"name": "batch", "offset": 1}, {"name": "batch", "multiple": 2, "offset": -1}]),
+    *each(_VIDEO_AXES, [3], [{"name": "latent_height", "multiple": 8, "offset": -7}]),
+    *each(AXES, [2], [4, {"name": "patch_frames", "offset": 1}, {"name": "latent_frames"}, _FRAMES]),
+    *each((), ["image_conditions", "experts", "tiling"], [None, [], {}, 1, {"x": 1}, {"component": "pictures"}]),
+    *each(_RECORD, ["component"], [None, "absent", "vision", "denoiser", "Bad", 1]),
+    *each(_RECORD, ["kept", "mask"], [None, "absent", "image_mask", "A", 1]),
+    *each(_RECORD, ["required", "last_image", "x"], [None, True, 1]),
+    *each(_RECORD, ["encoder"], [
+        None, {}, 1, {"component": "absent", "size": 1}, {"component": "vision", "size": 0},
+        {"component": "vision", "size": 225}, {"component": "pictures", "size": 224}]),
+    *each(_PICTURES, ["inputs"], [
+        [_STATES], [{**_IDS, "name": "images"}, {**_IDS, "name": "given"}],
+        [{"name": "images", "dtype": "float32", "axes": [_BATCH, 3, 1, 1, 1]}, {**_STATES, "name": "given"}]]),
+    *each(_PICTURES, ["outputs"], [[_STATES], [{**_STATES, "name": "timestep", "axes": [_BATCH]}], [
+        {**_STATES, "name": "image_mask", "axes": [_BATCH, 1, 1, 1]}], [
+        {"name": "image_mask", "dtype": "int64", "axes": [_BATCH, 1, 1, 1, 1]}]]),
+    *each(("experts",), ["component"], ["absent", "vision", "denoiser", None]),
+    *each(("experts",), ["boundary"], [0, 1, 1.0, -0.5, 0.5, True, None, "x", 1e-300]),
+    *each(("experts",), ["default_scale", "x"], [None, 1, "x", True]),
+    *each(("components", "denoiser_2", "inputs", 0), ["description", "unit", "minimum"], ["x", None, 1]),
+    *each(("tiling",), ["tile_height", "stride_width", "stride_frames", "tile_frames"], [None, 0, 1, 99, 1.0, "x"]),
+    *each(("tiling",), ["always_in_time", "x"], [None, False, 1]),
+    lambda d: d["tiling"].update(tile_frames=None, stride_frames=None),
+    lambda d: d["tiling"].update(tile_height=1, tile_width=1),
+    lambda d: d["components"].pop("vae_decoder"),
+    lambda d: d["components"].update(vae_encoder=d["components"]["vae_decoder"]),
+    lambda d: d["components"]["vae_decoder"]["inputs"].append({**_IDS, "name": "noise"}),
+    lambda d: d.update(image_conditions=None, experts=None, latents={**d["latents"], "frames": None}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", VIDEOS)
+def test_changed_videos(twin: Twin, bundle: Bundle, change: Change) -> None:
+    rewrite(bundle, quiet(lambda document: (with_videos(document), change(document))))
+    answer = agree(twin, "use", bundle.path)
+    assert answer == "ok" or change is not VIDEOS[0]
+
+
+@pytest.mark.parametrize("changes", [None, "dropped", "kept", "x", 1])
+@pytest.mark.parametrize("alone", [True, False])
+def test_padding_of_prompts(twin: Twin, bundle: Bundle, changes: Any, alone: bool) -> None:
+    def change(document: Document) -> None:
+        with_prompts(document)
+        document["prompts"]["padding"] = changes
+        if alone:
+            document["prompts"]["join"] = None
+            document["components"]["text_encoder"]["outputs"][0]["name"] = "joined"
+
+    rewrite(bundle, change)
+    agree(twin, "use", bundle.path)
 
 
 def _fitting_cases() -> list[Document]:

@@ -190,6 +190,7 @@ Guidance read_guidance(const Json& value, const Place& where, Faults& faults) {
   fields.string("input", guidance.input, &kName);
   fields.choice("normalise", guidance.normalise, {"token"});
   fields.string("skip_layers", guidance.skip_layers, &kName);
+  fields.boolean("variance", guidance.variance);
   fields.finish();
   return guidance;
 }

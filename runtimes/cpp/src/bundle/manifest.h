@@ -88,6 +88,7 @@ struct Guidance {
   std::optional<std::string> input;        // the condition that embedded guidance feeds
   std::optional<std::string> normalise;    // "token"
   std::optional<std::string> skip_layers;  // the condition that leaves out blocks, int64 [batch, blocks]
+  bool variance = false;                   // a learned variance is guided like the prediction
 };
 
 struct Scheduler {

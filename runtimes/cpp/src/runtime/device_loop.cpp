@@ -6,7 +6,7 @@
 // it costs the device some tens of microseconds of idleness a step, and stops a run at the step that went wrong.
 //
 // Rescaled guidance and that of tokens, skip-layer guidance, and guidance in two calls (of half the memory, or of texts of
-// two lengths) are left to the loop on the host (host_steps.h).
+// two lengths) are left to the loop on the host (host_steps.h), and so are a guided variance, windows and two denoisers.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -234,6 +234,8 @@ std::string why_not_on_device(BindingPool& denoiser, BindingPool* solver, const 
   }
   if (run.guidance.scale > 1 && !run.guidance.batched) return "guidance in two calls is the host's";
   if (run.guidance.skip) return "skip-layer guidance is a third call, which is the host's";
+  if (run.guidance.scale > 1 && run.guidance.variance && run.table.needs_variance())
+    return "a guided variance is the host's";
   if (run.guidance.scale > 1 && !run.unguided_grid.empty()) {
     return "conditions of two sizes are two calls, which is the host's";
   }

@@ -44,6 +44,7 @@ sampling::Guidance read_guidance(const bundle::Manifest& manifest, const Request
   guidance.rescale = request.guidance_rescale;
   guidance.batched = request.guidance_batched;
   if (own.normalise) guidance.token = manifest.latents.patch_size;
+  guidance.variance = own.variance;
   guidance.check();
   guidance.scale += own.scale_offset;
   guidance.check();

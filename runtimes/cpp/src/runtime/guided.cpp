@@ -29,24 +29,25 @@ Predicted GuidedDenoiser::predict(const Sampled& sampled, std::size_t row) {
     run_denoiser(one, sampled, row, 1);
     return {one.prediction, one.variance};
   }
-  // The unguided parts, variance included, are the conditional ones, as in the original's forward_with_cfg.
-  float* guided = nullptr;
-  const float *unconditional = nullptr, *variance = nullptr;
+  // Unguided parts, such as most families' variance, are the conditional ones, as in the original's forward_with_cfg.
+  float *guided = nullptr, *variance = nullptr;
+  Predicted other;
   if (run_.in_one_call()) {
     Bound& both = bound(2);
     run_denoiser(both, sampled, row, 2);
     guided = both.prediction;
-    unconditional = both.prediction + size_;
     variance = both.variance;
+    other = {both.prediction + size_, both.variance == nullptr ? nullptr : both.variance + size_};
   } else {
-    unconditional = predict_in_two_calls(sampled, row);
+    other = predict_in_two_calls(sampled, row);
     guided = first_prediction_.data();
     variance = first_variance_.empty() ? nullptr : first_variance_.data();
   }
+  if (variance != nullptr) guide_variance(variance, other.variance);
   const bool skips = run_.guidance.skip && run_.guidance.skip->active(step, run_.table.num_steps);
   if (skips) std::copy_n(guided, size_, conditional_.data());
   const auto channels = static_cast<std::size_t>(run_.shape[1]), width = static_cast<std::size_t>(run_.shape.back());
-  run_.guidance.combine(guided, unconditional, batch_, channels, size_ / (batch_ * channels), width);
+  run_.guidance.combine(guided, other.prediction, batch_, channels, size_ / (batch_ * channels), width);
   if (skips) {
     Bound& one = bound(1);
     write_conditions(one, 0, Half::skipping);
@@ -57,11 +58,19 @@ Predicted GuidedDenoiser::predict(const Sampled& sampled, std::size_t row) {
   return {guided, variance};
 }
 
+void GuidedDenoiser::guide_variance(float* conditional, const float* unconditional) const {
+  if (!run_.guidance.variance) return;
+  sampling::Guidance plain;
+  plain.scale = run_.guidance.scale;
+  const auto channels = static_cast<std::size_t>(run_.shape[1]), width = static_cast<std::size_t>(run_.shape.back());
+  plain.combine(conditional, unconditional, batch_, channels, size_ / (batch_ * channels), width);
+}
+
 void GuidedDenoiser::close() {
   for (Bound* bound : {&bound_[0], &bound_[1], &unguided_}) *bound = {};
 }
 
-const float* GuidedDenoiser::predict_in_two_calls(const Sampled& sampled, std::size_t row) {
+Predicted GuidedDenoiser::predict_in_two_calls(const Sampled& sampled, std::size_t row) {
   Bound& one = bound(1);
   run_denoiser(one, sampled, row, 1);
   std::copy_n(one.prediction, size_, first_prediction_.data());
@@ -69,12 +78,12 @@ const float* GuidedDenoiser::predict_in_two_calls(const Sampled& sampled, std::s
   if (!run_.unguided_grid.empty()) {
     Bound& other = bound_to_unguided();
     run_denoiser(other, sampled, row, 1);
-    return other.prediction;
+    return {other.prediction, other.variance};
   }
   write_conditions(one, 0, Half::unconditional);
   run_denoiser(one, sampled, row, 1);
   write_conditions(one, 0, Half::conditional);
-  return one.prediction;
+  return {one.prediction, one.variance};
 }
 
 GuidedDenoiser::Bound& GuidedDenoiser::bound(std::size_t copies) {

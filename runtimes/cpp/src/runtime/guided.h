@@ -63,7 +63,9 @@ class GuidedDenoiser final : public Denoiser {
   void borrow(Bound& bound, Sizes sizes, std::size_t copies);
   void write_conditions(Bound& bound, std::size_t copy, Half half);
   // Leaves the conditional half in first_prediction_ and first_variance_, and returns the other.
-  const float* predict_in_two_calls(const Sampled& sampled, std::size_t row);
+  Predicted predict_in_two_calls(const Sampled& sampled, std::size_t row);
+  // Guides a learned variance where the family does.
+  void guide_variance(float* conditional, const float* unconditional) const;
   void run_denoiser(Bound& bound, const Sampled& sampled, std::size_t row, std::size_t copies);
 
   const std::shared_ptr<BindingPool> pool_;

@@ -67,7 +67,7 @@ Plan plan_steps(const bundle::Bundle& bundle, const Request& request, bool from_
                                                  manifest.scheduler.strength == "rounded_up");
   } else if (request.strength) {
     throw InputError("strength: " + number_text(*request.strength) +
-                     " came without a picture to start from; give one too, or leave strength out");
+                     " came without an image or a video to start from; give one too, or leave it out");
   }
   if (sampling::takes_mu(config) && is_set(config, "use_dynamic_shifting")) asked.mu = shift(config, tokens);
   if (sampling::takes_sigmas(config)) asked.sigmas = own_sigmas(manifest.scheduler.sigmas, asked.num_inference_steps);

@@ -31,6 +31,7 @@ struct Guidance {
   // Latent pixels on a side of a token, each of which is brought back to the length of the conditional one (Qwen-Image).
   std::optional<std::int64_t> token;
   std::optional<SkipLayerGuidance> skip;  // in steps that are guided; of use to the caller only
+  bool variance = false;                  // a learned variance is guided like the prediction; the same
 
   // Throws InputError as Python's __post_init__ does.
   void check() const;

@@ -102,7 +102,7 @@ std::vector<fs::path> plan_files(const fs::path& given, std::size_t count, bool 
   const fs::path around = fs::absolute(out).parent_path();
   if (!is_folder(around)) throw InputError(name + ": there is no folder " + around.string() + "; make it first");
   if (as_folder && taken(out) && !is_folder(out)) {
-    throw InputError(name + ": is a file; give a folder, or a .png or .jpg file");
+    throw InputError(name + ": is a file; give a folder, or a name that ends in what is to be written");
   }
   const fs::path written = is_folder(out) ? out : around;
   if (access(written.c_str(), W_OK) != 0) {
@@ -120,6 +120,22 @@ std::vector<fs::path> plan_files(const fs::path& given, std::size_t count, bool 
     if (taken(file) && !overwrite) throw already_there(file);
   }
   return files;
+}
+
+std::vector<fs::path> plan_frames(const fs::path& out, std::size_t videos, std::size_t frames, bool grid,
+                                  bool overwrite) {
+  if (grid) return plan_files(out, 1, true, overwrite);
+  const std::string suffix = lower(out.extension().string()), name = out.string();
+  if (!suffix.empty() && !is_folder(out)) {
+    throw InputError(name + ": " + suffix +
+                     " is not written; give a folder for the frames of a video, or --grid with a "
+                     ".png or .jpg file");
+  }
+  if (videos > 1) {
+    throw InputError(name + ": " + std::to_string(videos) +
+                     " videos do not fit into one folder of frames; draw one at a time, or add --grid");
+  }
+  return plan_files(out, frames, false, overwrite);
 }
 
 void write_pictures(const std::vector<Picture>& pictures, const std::vector<fs::path>& files, bool overwrite) {

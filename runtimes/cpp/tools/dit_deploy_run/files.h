@@ -16,6 +16,10 @@ namespace dit_deploy::run {
 std::vector<std::filesystem::path> plan_files(const std::filesystem::path& out, std::size_t count, bool grid,
                                               bool overwrite);
 
+// The same of videos, whose pictures go into a folder, or with `grid` onto one contact sheet.
+std::vector<std::filesystem::path> plan_frames(const std::filesystem::path& out, std::size_t videos, std::size_t frames,
+                                               bool grid, bool overwrite);
+
 // Writes each picture to its file: all are written beside first, then each is put in place in one step. Throws InputError
 // where a file has come into being since it was planned, or cannot be written.
 void write_pictures(const std::vector<Picture>& pictures, const std::vector<std::filesystem::path>& files,

@@ -1,4 +1,4 @@
-// dit-deploy-run: pictures from a bundle, without Python; the twin of `dit-deploy generate`, and of `dit-deploy verify`.
+// dit-deploy-run: pictures and videos from a bundle, without Python; the twin of `dit-deploy generate`, and of `dit-deploy verify`.
 #include <algorithm>
 #include <atomic>
 #include <csignal>
@@ -60,6 +60,16 @@ bool has_engines(const std::filesystem::path& bundle) {
   });
 }
 
+// "model", or pixels; empty: in one piece.
+void set_pieces(Request& request, const std::string& text) {
+  request.vae_tile_of_model = text == "model";
+  if (text.empty() || request.vae_tile_of_model) return;
+  request.vae_tile = whole_number(text);
+  if (!request.vae_tile) {
+    throw InputError("--vae-tile: " + in_quotes(text) + " came, expected a number of pixels, or model");
+  }
+}
+
 // The request, but for class labels, whose names the opened bundle knows.
 Request request_of(const Arguments& arguments) {
   Request request;
@@ -70,6 +80,7 @@ Request request_of(const Arguments& arguments) {
   request.scheduler = arguments.scheduler;
   request.eta = arguments.eta;
   request.guidance_scale = arguments.guidance_scale;
+  request.guidance_scale_2 = arguments.guidance_scale_2;
   request.true_cfg_scale = arguments.true_cfg_scale;
   request.guidance_channels = guidance_channels(arguments.guidance_channels);
   request.guidance_interval = arguments.guidance_interval;
@@ -82,9 +93,17 @@ Request request_of(const Arguments& arguments) {
   request.seed = arguments.seed;
   request.height = arguments.height;
   request.width = arguments.width;
+  request.num_frames = arguments.frames;
+  request.frame_rate = arguments.fps;
   request.strength = arguments.strength;
-  request.vae_tile = arguments.vae_tile;
+  request.window_frames = arguments.window_frames;
+  request.window_overlap = arguments.window_overlap;
+  set_pieces(request, arguments.vae_tile);
+  request.decode_timestep = arguments.decode_timestep;
+  request.decode_noise_scale = arguments.decode_noise_scale;
   for (const std::string& path : arguments.init_image) request.image.push_back(read_picture(path));
+  for (const std::string& path : arguments.last_image) request.last_image.push_back(read_picture(path));
+  if (!arguments.init_video.empty()) request.video = read_frames(arguments.init_video);
   return request;
 }
 
@@ -94,8 +113,13 @@ std::string summary(const std::vector<std::filesystem::path>& files, const Resul
   if (files.size() > 1) {
     text = folder.string() + ": " + files.front().filename().string() + " … " + files.back().filename().string();
   }
-  text +=
-      result.images.size() == 1 ? ": 1 picture, seed" : ": " + std::to_string(result.images.size()) + " pictures, seed";
+  const auto count_of = [](std::size_t count, const std::string& thing) {
+    return std::to_string(count) + " " + thing + (count == 1 ? "" : "s");
+  };
+  text += ": " + (result.frames.empty() ? count_of(result.images.size(), "picture")
+                                        : count_of(result.frames.size(), "video") + " of " +
+                                              std::to_string(result.frames.front().size()) + " frames");
+  text += ", seed";
   for (const std::uint64_t seed : result.seed) text += " " + std::to_string(seed);
   char seconds[32];
   std::snprintf(seconds, sizeof seconds, ", %.2f s", result.seconds.at("total"));
@@ -106,12 +130,20 @@ Options options_of(const Arguments& arguments) {
   Options options;
   options.engine = arguments.engine;
   options.threads = static_cast<int>(arguments.threads);
+  options.low_memory = arguments.low_memory;
   options.provider_libraries = arguments.provider_library;
   return options;
 }
 
-// How many pictures there will be. Throws InputError where nothing says what to draw.
-std::size_t count_pictures(const Arguments& arguments) {
+// The bundle without a component loaded, to ask what it draws.
+Pipeline opened(const Arguments& arguments) {
+  Options options = options_of(arguments);
+  options.low_memory = true;
+  return Pipeline::open(arguments.bundle, options);
+}
+
+// How many pictures or videos there will be. Throws InputError where nothing says what to draw.
+std::size_t count_samples(const Arguments& arguments, const Pipeline& pipeline) {
   if (!arguments.class_label.empty()) {
     const bool repeated = arguments.class_label.size() == 1 && arguments.seed.size() > 1;
     return repeated ? arguments.seed.size() : arguments.class_label.size();
@@ -119,9 +151,7 @@ std::size_t count_pictures(const Arguments& arguments) {
   if (!arguments.prompt.empty()) {
     return arguments.prompt.size() * static_cast<std::size_t>(arguments.images_per_prompt);
   }
-  if (Pipeline::open(arguments.bundle, options_of(arguments)).takes_prompts()) {
-    throw InputError("--prompt: none came; say what to draw");
-  }
+  if (pipeline.takes_prompts()) throw InputError("--prompt: none came; say what to draw");
   throw InputError("--class-label: none came; give one for each picture, by number or name");
 }
 
@@ -130,11 +160,16 @@ int generate(const Arguments& arguments) {
     throw InputError("--columns " + std::to_string(*arguments.columns) +
                      " is for --grid; add it, or leave --columns out");
   }
-  const std::size_t count = count_pictures(arguments);
-  const auto files = plan_files(arguments.out, count, arguments.grid, arguments.overwrite);
+  Pipeline pipeline = opened(arguments);
+  const std::size_t count = count_samples(arguments, pipeline);
+  const auto frames =
+      static_cast<std::size_t>(std::max<std::int64_t>(arguments.frames.value_or(pipeline.num_frames()), 1));
+  const auto files = pipeline.makes_videos()
+                         ? plan_frames(arguments.out, count, frames, arguments.grid, arguments.overwrite)
+                         : plan_files(arguments.out, count, arguments.grid, arguments.overwrite);
   Request request = request_of(arguments);
 
-  const Pipeline pipeline = Pipeline::open(arguments.bundle, options_of(arguments));
+  if (!arguments.low_memory) pipeline = Pipeline::open(arguments.bundle, options_of(arguments));
   stop_if_interrupted();
   if (arguments.engine == "auto" && has_engines(arguments.bundle)) {
     std::fprintf(stderr, "engine %s\n", pipeline.engine_reason().c_str());
@@ -153,8 +188,13 @@ int generate(const Arguments& arguments) {
   for (const std::string& warning : result.warnings) std::fprintf(stderr, "%s\n", warning.c_str());
   for (const std::string& warning : pipeline.warnings()) std::fprintf(stderr, "%s\n", warning.c_str());
   stop_if_interrupted();
-  const auto sheet = [&] { return std::vector<Picture>{contact_sheet(result.images, arguments.columns)}; };
-  write_pictures(arguments.grid ? sheet() : result.images, files, arguments.overwrite);
+  std::vector<Picture> pictures = result.images;
+  for (const auto& video : result.frames) pictures.insert(pictures.end(), video.begin(), video.end());
+  if (arguments.grid) {  // a row for each video
+    const auto columns = result.frames.empty() ? arguments.columns : static_cast<std::int64_t>(result.frames[0].size());
+    pictures = {contact_sheet(pictures, columns)};
+  }
+  write_pictures(pictures, files, arguments.overwrite);
   std::printf("%s\n", summary(files, result).c_str());
   return kDone;
 }

@@ -100,6 +100,8 @@ const std::vector<Option>& options() {
       option("--eta", "X", &A::eta, "Stochasticity of DDIM, 0 to 1.", "0.0"),
       option("--guidance-scale", "X", &A::guidance_scale, "Classifier-free guidance; 1 and below is none.",
              "(the model's own)"),
+      option("--guidance-scale-2", "X", &A::guidance_scale_2, "Of the second of two denoisers (Wan 2.2).",
+             "(that of the first)"),
       option("--true-cfg-scale", "X", &A::true_cfg_scale,
              "Classifier-free guidance of a model whose own is embedded, or none (FLUX).", "1.0"),
       option("--guidance-channels", "N|all|model", &A::guidance_channels,
@@ -132,11 +134,27 @@ const std::vector<Option>& options() {
              "(random, and printed)"),
       option("--height", "PIXELS", &A::height, "Height.", "(the training size)"),
       option("--width", "PIXELS", &A::width, "Width.", "(the training size)"),
-      option("--init-image", "FILE", &A::init_image, "Picture to start from. One, or again for each class label."),
-      option("--strength", "X", &A::strength, "How much of --init-image is redrawn, 0 to 1.", "(0.8)"),
-      option("--vae-tile", "PIXELS", &A::vae_tile,
-             "Larger pictures go through the VAE in pieces of this size, in the memory of one.", "(in one piece)"),
-      flag("--grid", &A::grid, "All pictures on one contact sheet."),
+      option("--frames", "N", &A::frames, "Pictures of a video.", "(the model's own)"),
+      option("--fps", "X", &A::fps, "Pictures a second of a video.", "(the model's own)"),
+      option("--init-image", "FILE", &A::init_image,
+             "Picture to start from, or that a video begins with. One, or again for each sample."),
+      option("--last-image", "FILE", &A::last_image, "Picture that a video ends with, where the model can."),
+      option("--init-video", "FOLDER", &A::init_video,
+             "Video to start from: its pictures, in the order of their names."),
+      option("--strength", "X", &A::strength, "How much of what it starts from is redrawn, 0 to 1.", "(0.8)"),
+      option("--window-frames", "N", &A::window_frames, "Pictures of a long video that the denoiser sees at a time.",
+             "(all)"),
+      option("--window-overlap", "N", &A::window_overlap, "Pictures that neighbouring windows share.",
+             "(about a quarter)"),
+      option("--vae-tile", "PIXELS|model", &A::vae_tile,
+             "Larger pictures go through the VAE in pieces of this size, in the memory of one; model: in those that "
+             "diffusers has for this model.",
+             "(in one piece)"),
+      option("--decode-timestep", "X", &A::decode_timestep, "For a VAE decoder that removes noise itself (LTX-Video).",
+             "(0)"),
+      option("--decode-noise-scale", "X", &A::decode_noise_scale, "How much noise it is given.", "(--decode-timestep)"),
+      flag("--low-memory", &A::low_memory, "Keep one component in memory at a time; slower."),
+      flag("--grid", &A::grid, "All pictures on one contact sheet; a row for each video."),
       {"--columns", "", "N", "Columns of the contact sheet.", "(nearly square); x>=1", 1,
        [](A& arguments, const Values& values) { arguments.columns = at_least_1("--columns", values.front()); }},
       option("--engine", "NAME", &A::engine,
@@ -281,7 +299,9 @@ std::string help() {
   out += row("BUNDLE <path>", "A bundle's folder.  [required]", kArguments);
   out +=
       row("OUT <path>",
-          "A .png or .jpg file for one picture or a grid; a folder (0000.png, …) for several.  [required]", kArguments);
+          "A .png or .jpg file for one picture or a grid; a folder (0000.png, …) for several, or for the frames of a "
+          "video.  [required]",
+          kArguments);
   out += "\nOptions:\n";
   for (const Option& one : options()) {
     std::string left = one.name == "--help" ? "-h, --help" : one.name;

@@ -28,7 +28,7 @@ struct Arguments {
   std::optional<std::int64_t> steps;
   std::string scheduler;
   double eta = 0.0;
-  std::optional<double> guidance_scale;
+  std::optional<double> guidance_scale, guidance_scale_2;
   double true_cfg_scale = 1.0;
   std::string guidance_channels = "model";
   std::pair<double, double> guidance_interval{0.0, 1.0};
@@ -38,10 +38,15 @@ struct Arguments {
   double skip_layer_guidance_scale = 2.8;
   std::pair<double, double> skip_layer_guidance_interval{0.01, 0.2};
   std::vector<std::uint64_t> seed;
-  std::optional<std::int64_t> height, width;
-  std::vector<std::string> init_image;
+  std::optional<std::int64_t> height, width, frames;
+  std::optional<double> fps;
+  std::vector<std::string> init_image, last_image;
+  std::string init_video;
   std::optional<double> strength;
-  std::optional<std::int64_t> vae_tile;
+  std::optional<std::int64_t> window_frames, window_overlap;
+  std::string vae_tile;
+  std::optional<double> decode_timestep, decode_noise_scale;
+  bool low_memory = false;
   bool grid = false;
   std::optional<std::int64_t> columns;
   std::string engine = "auto";

@@ -84,6 +84,21 @@ Picture read_picture(const std::filesystem::path& path) {
   return turned_upright(std::move(picture), orientation(data));
 }
 
+std::vector<Picture> read_frames(const std::filesystem::path& folder) {
+  std::error_code failed;
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, failed)) {
+    const std::string suffix = lower(entry.path().extension().string());
+    if (suffix == ".png" || suffix == ".jpg" || suffix == ".jpeg") files.push_back(entry.path());
+  }
+  if (failed) throw InputError("video: " + folder.string() + " is no folder of pictures: " + failed.message());
+  if (files.empty()) throw InputError("video: " + folder.string() + " holds no pictures");
+  std::sort(files.begin(), files.end());
+  std::vector<Picture> frames;
+  for (const auto& file : files) frames.push_back(read_picture(file));
+  return frames;
+}
+
 std::string encoded(const Picture& picture, const std::string& suffix) {
   std::string out;
   const auto append = [](void* context, void* data, int size) {

@@ -14,6 +14,9 @@ namespace dit_deploy::run {
 // A .png or .jpg file, upright, in 8 bits a channel, with its transparency. Throws InputError.
 Picture read_picture(const std::filesystem::path& path);
 
+// The pictures in a folder, in the order of their names. Throws InputError.
+std::vector<Picture> read_frames(const std::filesystem::path& folder);
+
 // The bytes of a file of this suffix, .png, .jpg or .jpeg in either case. Throws InputError where stb cannot.
 std::string encoded(const Picture& picture, const std::string& suffix);
 
