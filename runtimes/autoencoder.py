@@ -186,7 +186,7 @@ def decode(
     given = _by_frame(latents) if decoder.of_pictures else latents
     size = given.shape[2:]
     whole_time = compression.time if len(size) == 3 else 1
-    group = pictures_at_once(pieces.largest(size) * compression.space**2 * whole_time)
+    group = pieces.samples or pictures_at_once(pieces.largest(size) * compression.space**2 * whole_time)
     groups = range(0, len(given), group)
     if advance is not None:
         decoder.tell(advance, len(groups) * pieces.count(size))

@@ -36,6 +36,7 @@ from dit_deploy.runtimes.frames import check_frames, latent_frames, pixel_frames
 from dit_deploy.runtimes.guidance import read_guidance
 from dit_deploy.runtimes.image_conditions import ImageConditioner, read_pictures
 from dit_deploy.runtimes.images import ImageInput, to_pil
+from dit_deploy.runtimes.memory import pieces_within, read_bytes
 from dit_deploy.runtimes.plan import plan_steps
 from dit_deploy.runtimes.progress import Progress, shown_progress
 from dit_deploy.runtimes.prompts import PromptReader
@@ -92,6 +93,9 @@ class Pipeline:
         runners: components to run instead of the bundle's own, by name (a reference, a test).
         low_memory: load a component when it is used and forget it after, so that one of them is in memory at a time; of
             two denoisers too. The next run loads them again.
+        vae_memory: bytes that the VAE may take beside its weights, as a number or as ``"2G"``. Larger pictures go
+            through it in pieces, the largest with which it keeps to that by an estimate for plain graphs on a CPU;
+            a call's ``vae_tile`` has the last word.
 
     Raises:
         InputError: there is no such engine, or it does not fit this machine.
@@ -107,8 +111,10 @@ class Pipeline:
         threads: int | None = None,
         runners: Mapping[str, Runner] | None = None,
         low_memory: bool = False,
+        vae_memory: int | str | None = None,
     ) -> None:
         self.bundle = bundle
+        self._vae_memory = None if vae_memory is None else read_bytes(vae_memory)
         choice = choose_engine(bundle, engine)
         self.engine = choice.name
         self.engine_reason = choice.reason
@@ -279,6 +285,9 @@ class Pipeline:
             if video is not None:
                 frames = check_frames(manifest, start.shape[2], "video")
         shape = latents_shape(manifest.latents, batch, height, width, frames)
+        if self._vae_memory is not None and vae_tile is None and (output_type != "latent" or start is not None):
+            encoded = 0 if start is None else len(start)
+            pieces = pieces_within(self.bundle, self._vae_memory, shape[2:], pieces, encoded)
         rows, columns = (side * manifest.latents.spatial_compression for side in shape[-2:])
         pictures = read_pictures(
             manifest,

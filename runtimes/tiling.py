@@ -8,6 +8,7 @@ fades into what came before.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,11 +44,15 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Pieces:
-    """How latents are cut; ``None`` along an axis: they are not. Lengths are in latent pixels and latent frames."""
+    """How latents are cut; ``None`` along an axis: they are not. Lengths are in latent pixels and latent frames.
+
+    ``samples`` is how many samples are decoded at once at most; ``None``: as many as their size suggests.
+    """
 
     height: Span | None = None
     width: Span | None = None
     frames: Span | None = None
+    samples: int | None = None
 
     @classmethod
     def of(cls, tiling: Tiling, *, in_space: bool = True) -> Pieces:
@@ -79,14 +84,19 @@ class Pieces:
             count *= len(list(times(size[0], self.frames)))
         return count
 
+    def extent(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the size of the largest piece of latents of ``size``, [frames,] height, width."""
+        plane = tuple(
+            min(length, span.tile) if span is not None and self.cuts_space(*size[-2:]) else length
+            for length, span in zip(size[-2:], (self.height, self.width), strict=True)
+        )
+        if len(size) == 2:
+            return plane
+        return (size[0] if self.frames is None else min(size[0], self.frames.tile + 1), *plane)
+
     def largest(self, size: tuple[int, ...]) -> int:
         """Return how many latent pixels the largest piece of latents of ``size`` has, over all its frames."""
-        pixels = 1
-        for length, span in zip(size[-2:], (self.height, self.width), strict=True):
-            pixels *= min(length, span.tile) if span is not None and self.cuts_space(*size[-2:]) else length
-        if len(size) == 3:
-            pixels *= size[0] if self.frames is None else min(size[0], self.frames.tile + 1)
-        return pixels
+        return math.prod(self.extent(size))
 
 
 def square(tile: int, frames: Span | None = None) -> Pieces:

@@ -16,7 +16,16 @@ from pathlib import Path, PurePosixPath
 from ..errors import BundleError, IntegrityError
 from .manifest import FileRecord, check_relative_path
 
-__all__ = ["ExternalData", "check_references", "context_files", "external_data", "referenced_files"]
+__all__ = [
+    "ExternalData",
+    "MalformedError",
+    "check_references",
+    "context_files",
+    "external_data",
+    "fields",
+    "referenced_files",
+    "text_at",
+]
 
 # Message → the fields that hold messages worth entering: field number → message.
 _ENTERED: dict[str, dict[int, str]] = {
@@ -114,7 +123,7 @@ def _references(path: Path) -> tuple[list[ExternalData], list[str]]:
                     tensors.append(_describe(data, start, end))
                 else:
                     contexts += _context(data, start, end)
-    except _MalformedError as error:
+    except MalformedError as error:
         raise BundleError(f"{path} is no well-formed ONNX file: {error}") from error
     except ValueError as error:  # mmap refuses an empty file
         raise BundleError(f"{path} is no ONNX file: it is empty") from error
@@ -123,7 +132,7 @@ def _references(path: Path) -> tuple[list[ExternalData], list[str]]:
     return tensors, contexts
 
 
-class _MalformedError(Exception):
+class MalformedError(Exception):
     """The bytes are no protobuf message of the expected kind."""
 
 
@@ -131,16 +140,16 @@ def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if position >= end:
-            raise _MalformedError(f"a number at byte {position} is cut off")
+            raise MalformedError(f"a number at byte {position} is cut off")
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    raise _MalformedError(f"the number before byte {position} has more than ten bytes")
+    raise MalformedError(f"the number before byte {position} has more than ten bytes")
 
 
-def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield (field number, wire type, start, end) for each field; start is the value itself for a varint."""
     while position < end:
         key, position = _varint(data, position, end)
@@ -154,9 +163,9 @@ def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int
         elif wire in (1, 5):
             length = 8 if wire == 1 else 4
         else:  # groups (3, 4) occur in no ONNX message; 6 and 7 do not exist
-            raise _MalformedError(f"wire type {wire} before byte {position}")
+            raise MalformedError(f"wire type {wire} before byte {position}")
         if number == 0 or length > end - position:
-            raise _MalformedError(f"field {number} before byte {position} claims {length} of {end - position} bytes")
+            raise MalformedError(f"field {number} before byte {position} claims {length} of {end - position} bytes")
         yield number, wire, position, position + length
         position += length
 
@@ -164,36 +173,36 @@ def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int
 def _messages(data: mmap.mmap, message: str, start: int, end: int, depth: int) -> Iterator[tuple[str, int, int]]:
     """Yield the span of every TensorProto below one message that names external data, and of every EPContext node."""
     if depth > _DEPTH:
-        raise _MalformedError(f"messages are nested more than {_DEPTH} deep")
+        raise MalformedError(f"messages are nested more than {_DEPTH} deep")
     if message == "Tensor":
         if any(
             number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and wire == 0 and first == _EXTERNAL)
-            for number, wire, first, _ in _fields(data, start, end)
+            for number, wire, first, _ in fields(data, start, end)
         ):
             yield message, start, end
         return
     entered = _ENTERED[message]
     seen = False
-    for number, wire, first, last in _fields(data, start, end):
+    for number, wire, first, last in fields(data, start, end):
         if wire == 2 and number in entered:
             seen = True
             yield from _messages(data, entered[number], first, last, depth + 1)
         elif message == "Node" and number == _NODE_OP_TYPE and wire == 2 and data[first:last] == b"EPContext":
             yield message, start, end
     if message == "Model" and not seen:
-        raise _MalformedError("it holds no graph")
+        raise MalformedError("it holds no graph")
 
 
 def _context(data: mmap.mmap, start: int, end: int) -> list[str]:
     """Return the file that an EPContext node names, in a list; none where the engine is inside the node."""
     embedded, spans = True, []
-    for number, wire, first, last in _fields(data, start, end):
+    for number, wire, first, last in fields(data, start, end):
         if number != _NODE_ATTRIBUTE or wire != 2:
             continue
         name, integer, text = "", 0, (0, 0)
-        for inner, kind, a, b in _fields(data, first, last):
+        for inner, kind, a, b in fields(data, first, last):
             if inner == _ATTRIBUTE_NAME and kind == 2:
-                name = _text(data, a, b)
+                name = text_at(data, a, b)
             elif inner == _ATTRIBUTE_I and kind == 0:
                 integer = a
             elif inner == _ATTRIBUTE_S and kind == 2:
@@ -203,24 +212,24 @@ def _context(data: mmap.mmap, start: int, end: int) -> list[str]:
             embedded = embedded and integer != 0
         elif name == "ep_cache_context":
             spans.append(text)
-    return [] if embedded else [_text(data, *span) for span in spans if span[0] < span[1]]
+    return [] if embedded else [text_at(data, *span) for span in spans if span[0] < span[1]]
 
 
 def _describe(data: mmap.mmap, start: int, end: int) -> ExternalData:
     name, entries = "", {}
-    for number, wire, first, last in _fields(data, start, end):
+    for number, wire, first, last in fields(data, start, end):
         if number == _TENSOR_NAME and wire == 2:
-            name = _text(data, first, last)
+            name = text_at(data, first, last)
         elif number == _TENSOR_EXTERNAL_DATA and wire == 2:
             # StringStringEntryProto; where a field occurs twice the last one counts, as in protobuf.
-            entry = {n: _text(data, a, b) for n, w, a, b in _fields(data, first, last) if w == 2 and n in (1, 2)}
+            entry = {n: text_at(data, a, b) for n, w, a, b in fields(data, first, last) if w == 2 and n in (1, 2)}
             key = entry.get(1, "")
             if key in entries:
                 # Readers differ over which one counts, so neither is trusted.
-                raise _MalformedError(f"tensor {name[:80]!r} names its {key[:40]!r} twice")
+                raise MalformedError(f"tensor {name[:80]!r} names its {key[:40]!r} twice")
             entries[key] = entry.get(2, "")
     if "location" not in entries:
-        raise _MalformedError(f"tensor {name[:80]!r} is kept elsewhere, but no location is given")
+        raise MalformedError(f"tensor {name[:80]!r} is kept elsewhere, but no location is given")
     length = entries.get("length")
     return ExternalData(
         tensor=name,
@@ -230,16 +239,17 @@ def _describe(data: mmap.mmap, start: int, end: int) -> ExternalData:
     )
 
 
-def _text(data: mmap.mmap, start: int, end: int) -> str:
+def text_at(data: mmap.mmap, start: int, end: int) -> str:
+    """Return the bytes of a field as text; :class:`MalformedError` for what is none, or too long for a name."""
     if end - start > 65536:
-        raise _MalformedError(f"a name of {end - start} bytes at byte {start}")
+        raise MalformedError(f"a name of {end - start} bytes at byte {start}")
     try:
         return data[start:end].decode("utf-8")
     except UnicodeDecodeError:
-        raise _MalformedError(f"the text at byte {start} is no UTF-8") from None
+        raise MalformedError(f"the text at byte {start} is no UTF-8") from None
 
 
 def _count(text: str, name: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise _MalformedError(f"tensor {name[:80]!r} has the offset or length {text[:40]!r}, expected bytes")
+        raise MalformedError(f"tensor {name[:80]!r} has the offset or length {text[:40]!r}, expected bytes")
     return int(text)

@@ -174,6 +174,14 @@ def generate(
             show_default="in one piece",
         ),
     ] = None,
+    vae_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES",
+            help="What the VAE may take beside its weights, such as 2G: pieces that fit are chosen by it.",
+            show_default="no limit",
+        ),
+    ] = None,
     decode_timestep: Annotated[
         float | None,
         typer.Option(metavar="X", help="For a VAE decoder that removes noise itself (LTX-Video).", show_default="0"),
@@ -211,7 +219,7 @@ def generate(
     else:
         count = pixel_frames(opened.manifest, latent)
         files = plan_videos(out, wanted, count, grid=grid, overwrite=overwrite)
-    pipe = Pipeline(opened, engine, threads=threads, low_memory=low_memory)
+    pipe = Pipeline(opened, engine, threads=threads, low_memory=low_memory, vae_memory=vae_memory)
     if engine == "auto" and opened.engine_names():
         typer.echo(f"engine {pipe.engine_reason}", err=True)
     start: Any = _one_or_all(init_image)

@@ -14,6 +14,7 @@ from dit_deploy.planning.plan import ComponentPlan, Plan, Run, make_plan, plan_c
 from dit_deploy.planning.sharding import gpus_needed
 from dit_deploy.runtimes.autoencoder import pictures_at_once, pieces_of
 from dit_deploy.runtimes.frames import latent_frames, pixel_frames
+from dit_deploy.runtimes.memory import smaller_pieces
 from dit_deploy.runtimes.plan import plan_steps
 from dit_deploy.runtimes.tiling import Span
 
@@ -201,21 +202,11 @@ def _tiled(bundle: Bundle, plan: Plan, extent: _Extent, run: Run) -> Plan:
 
 
 def _pieces(bundle: Bundle, extent: _Extent) -> Iterator[tuple[int | str, dict[str, int]]]:
-    """Yield what ``vae_tile`` may be, with the sizes of such a piece: squares, then the model's own, cut in time."""
-    compression = bundle.manifest.latents.spatial_compression
-    tile = 4 * compression
-    while tile * 2 < min(extent.rows, extent.columns):
-        tile *= 2
-    while tile >= 4 * compression:
-        yield tile, {"latent_height": tile // compression, "latent_width": tile // compression}
-        tile //= 2
-    tiling = bundle.manifest.tiling
-    if tiling is not None:
-        own = {"latent_height": tiling.tile_height, "latent_width": tiling.tile_width}
-        own = {name: min(size, extent.sizes[name]) for name, size in own.items()}
-        if tiling.tile_frames is not None and extent.frames > tiling.tile_frames:
-            own["latent_frames"] = tiling.tile_frames + 1
-        yield "model", own
+    """Yield what ``vae_tile`` may be, with the sizes of such a piece."""
+    names = [name for name in ("latent_frames", "latent_height", "latent_width") if name in extent.sizes]
+    size = tuple(extent.sizes[name] for name in names)
+    for tile, pieces in smaller_pieces(bundle.manifest, size, pieces_of(None, bundle.manifest)):
+        yield tile, dict(zip(names, pieces.extent(size), strict=True))
 
 
 def _text_sizes(component: Component) -> dict[str, int]:

@@ -9,31 +9,23 @@ nothing: the least that any runtime needs, to which its own workspace and roundi
 
 from __future__ import annotations
 
-import ast
 import math
-import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dit_deploy.bundle import Component, shape_of
+from dit_deploy.bundle.activations import NotedNode, axis_size, peak_bytes
 from dit_deploy.errors import BackendError
 
 __all__ = ["GraphCosts", "graph_costs"]
 
 #: Constants up to this many bytes take part in folding: shapes do, weights do not.
 _FOLD_BYTES = 4096
-_ARITHMETIC: dict[type[ast.operator], Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-}
 #: The name of a block in that of a weight: everything up to the first number.
 _BLOCK = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")
-_VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 
 
 @dataclass(frozen=True)
@@ -108,22 +100,7 @@ def _fill_in(graph: Any, sizes: Mapping[str, int]) -> None:
 
 
 def _size(axis: Any, sizes: Mapping[str, int]) -> int | None:
-    if isinstance(axis, int):
-        return axis
-    try:
-        return int(_evaluated(ast.parse(str(axis.value), mode="eval").body, sizes))
-    except (SyntaxError, KeyError, TypeError, ZeroDivisionError):
-        return None
-
-
-def _evaluated(node: ast.expr, sizes: Mapping[str, int]) -> int:
-    if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return node.value
-    if isinstance(node, ast.Name):
-        return sizes[node.id]
-    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-        return _ARITHMETIC[type(node.op)](_evaluated(node.left, sizes), _evaluated(node.right, sizes))
-    raise TypeError(ast.dump(node))
+    return axis if isinstance(axis, int) else axis_size(str(axis.value), sizes)
 
 
 def _fold(model: Any) -> None:
@@ -173,43 +150,19 @@ def _attention(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, .
 
 
 def _peak(graph: Any, bytes_each: int) -> float:
-    """Return the most bytes that values of the graph take at once; a view is the memory of what it views."""
-    owner: dict[Any, Any] = {}
-
-    def root(value: Any) -> Any:
-        while value in owner:
-            value = owner[value]
-        return value
-
-    nodes = list(graph)
-    for node in nodes:
-        if node.op_type in _VIEWS and node.inputs[0] is not None and not node.inputs[0].is_initializer():
-            owner[node.outputs[0]] = node.inputs[0]
-    last: dict[Any, int] = {}
-    for index, node in enumerate(nodes):
-        for value in node.inputs:
-            if value is not None and not value.is_initializer():
-                last[root(value)] = index
-    for value in graph.outputs:
-        last[root(value)] = len(nodes)
-    for value in graph.inputs:
-        last[value] = len(nodes)
-    live = {value: _bytes(value, bytes_each) for value in graph.inputs}
-    total = peak = sum(live.values())
-    for index, node in enumerate(nodes):
-        for value in node.outputs:
-            if value in owner or value in live:
-                continue
-            live[value] = _bytes(value, bytes_each)
-            total += live[value]
-        peak = max(peak, total)
-        for value in (*node.inputs, *node.outputs):
-            if value is None or value.is_initializer():
-                continue
-            held = root(value)
-            if held in live and last.get(held, index) <= index:
-                total -= live.pop(held)
-    return peak
+    """Return the most bytes that values of the graph take at once."""
+    known = {value.name: value for node in graph for value in (*node.inputs, *node.outputs) if value is not None}
+    known |= {value.name: value for value in graph.inputs}
+    nodes = [
+        NotedNode(
+            node.op_type,
+            tuple("" if value is None else value.name for value in node.inputs),
+            tuple(value.name for value in node.outputs),
+        )
+        for node in graph
+    ]
+    names = ([value.name for value in values] for values in (graph.inputs, graph.outputs))
+    return peak_bytes(nodes, *names, graph.initializers, lambda name: _bytes(known[name], bytes_each))
 
 
 def _bytes(value: Any, bytes_each: int) -> float:
