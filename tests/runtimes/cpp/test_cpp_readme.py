@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 ROOT = Path(__file__).parents[3]
 BUILD = os.environ.get("DIT_DEPLOY_CPP_BUILD")
@@ -52,3 +52,24 @@ def test_the_examples_draw_what_their_twins_draw(tiny_bundle: Path, tmp_path: Pa
         ours, theirs = (np.asarray(Image.open(tmp_path / file)).astype(int) for file in ("cpp.png", "python.png"))
         assert ours.shape == theirs.shape == (64, 128, 3)
         assert np.abs(ours - theirs).max() <= 1
+
+
+def test_the_video_example_draws_what_its_twin_draws(tmp_path: Path) -> None:
+    bundle = Path(BUILD or "").parent / "golden" / "bundles" / "spacetime-dit"
+    if not bundle.is_dir():
+        pytest.skip("there is no bundle of videos: make cpp-prepare")
+    words = [str(bundle), "{}", "red apple moving right", "--frames", "5", "--seed", "4"]
+    for out, program in (
+        ("cpp.png", [f"{BUILD}/text_to_video"]),
+        ("python.webp", [sys.executable, str(ROOT / "examples" / "text_to_video.py")]),
+    ):
+        command = [*program, *(word.format(out) for word in words)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert f"{out}: 5 frames in " in done.stdout
+    ours = np.asarray(Image.open(tmp_path / "cpp.png")).astype(int)
+    with Image.open(tmp_path / "python.webp") as video:
+        frames = [np.asarray(frame.convert("RGB")).astype(int) for frame in ImageSequence.Iterator(video)]
+    theirs = np.concatenate(frames, axis=1)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= 1
