@@ -300,7 +300,7 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(hidden, hidden)
 
     def forward(self, x: Tensor, text: Tensor, bias: Tensor) -> Tensor:
-        """Attend from ``x`` [batch, patches, hidden] to ``text`` [batch, tokens, hidden], bias [batch, 1, 1, tokens]."""
+        """Attend from ``x`` [batch, patches, hidden] to ``text`` [batch, tokens, hidden] with an added bias."""
         q, k, v = (
             one.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # [batch, heads, patches or tokens, head_dim]
             for one in (self.to_q(x), self.to_k(text), self.to_v(text))
@@ -413,6 +413,7 @@ class SpacetimeDiT(nn.Module):
         conditioning = F.silu(self.timestep_out(F.silu(self.timestep_in(sinusoid))))  # [batch, hidden]
         text = self.text_out(F.gelu(self.text_in(encoder_hidden_states), approximate="tanh"))
         bias = (1 - encoder_attention_mask.to(x.dtype))[:, None, None, :] * _MASKED
+        bias = bias.expand(-1, -1, x.shape[1], -1)  # [batch, 1, patches, tokens]
 
         for layer, block in enumerate(self.blocks):
             x = block(x, conditioning, text, bias, grid, turn, window.get(config.axes_of(layer)))
