@@ -3,7 +3,8 @@
 python tests/runtimes/cpp/golden_images.py [--check]
 
 Each case is one picture of random bytes in a mode of 1 to 4 channels, laid over white, made grey or RGB and resized by
-Lanczos, by :mod:`dit_deploy.runtimes.images` and so by Pillow.
+Lanczos, by :mod:`dit_deploy.runtimes.images` and so by Pillow. Crops are what a vision encoder sees: resized by the
+bicubic filter, and cut.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import base64
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from dit_deploy.bundle import ImageEncoder
+from dit_deploy.runtimes.image_conditions import _crops
 from dit_deploy.runtimes.images import read_images
 
 FORMAT = 1
@@ -53,9 +58,29 @@ def document() -> str:
                         "made": base64.b64encode(np.round(values[0] * 255).astype(np.uint8).tobytes()).decode(),
                     }
                 )
-    lines = ",\n".join(json.dumps(case) for case in cases)
+    crops = [
+        _crop_case(generator.integers(0, 256, (*size, 3), np.uint8), wanted)
+        for size, _ in SIZES
+        for wanted in (5, 8, 24)
+    ]
     script = "tests/runtimes/cpp/golden_images.py"
-    return f'{{"format": {FORMAT}, "script": "{script}", "cases": [\n{lines}\n]}}\n'
+    head = f'"format": {FORMAT}, "script": "{script}"'
+    return f'{{{head}, "cases": [\n{_lines(cases)}\n], "crops": [\n{_lines(crops)}\n]}}\n'
+
+
+def _crop_case(pixels: NDArray[np.uint8], wanted: int) -> dict[str, Any]:
+    """Return what a vision encoder of ``wanted`` pixels on a side sees of a picture."""
+    made = _crops([Image.fromarray(pixels)], ImageEncoder(component="vision", size=wanted))[0]
+    return {
+        "size": pixels.shape[:2],
+        "pixels": base64.b64encode(pixels.tobytes()).decode(),
+        "wanted": wanted,
+        "made": base64.b64encode(np.round(made * 255).astype(np.uint8).tobytes()).decode(),
+    }
+
+
+def _lines(cases: list[dict[str, Any]]) -> str:
+    return ",\n".join(json.dumps(case) for case in cases)
 
 
 def main() -> None:

@@ -69,6 +69,30 @@ TEST_CASE("sizes that are refused, however large") {
   CHECK(has(refusal<InputError>([] { elements({-1}); }), "larger than any memory"));
 }
 
+TEST_CASE("an offset is part of every shape") {
+  TensorSpec spec;
+  spec.name = "images";
+  Axis frames{"latent_frames", 4, 1, {}};
+  frames.offset = -3;
+  spec.axes = {frames};
+  CHECK(shape_text(spec) == "[4·latent_frames-3]");
+  CHECK(shape_of(spec, {{"latent_frames", 3}}) == Shape{9});
+  const auto refused = [&](std::int64_t size) {
+    return refusal<InputError>([&] {
+      Sizes sizes;
+      std::map<std::string, std::string> owner;
+      bind_axes(spec, DType::float32, {size}, sizes, owner);
+    });
+  };
+  CHECK(refused(8) == "images: axis 0 is 8, expected 1 more than a multiple of 4 (4 × latent_frames-3)");
+  CHECK(refused(-3) == "images: axis 0 is -3, expected at least 1 (4 × latent_frames-3)");
+  CHECK(has(refused(std::numeric_limits<std::int64_t>::max()), "1 more than a multiple of 4"));
+  frames.minimum = 2;
+  frames.maximum = 3;
+  spec.axes = {frames};
+  CHECK(refused(1) == "images: axis 0 is 1, expected 5 … 9 (4 × latent_frames-3)");
+}
+
 TEST_CASE("values in and out of the declared range, in every type") {
   TensorSpec spec;
   spec.name = "x";

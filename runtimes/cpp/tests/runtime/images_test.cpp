@@ -61,6 +61,21 @@ TEST_CASE("pictures become the values that Pillow makes of them") {
   }
 }
 
+TEST_CASE("a vision encoder sees the middle of what Pillow makes of a picture by its bicubic filter") {
+  std::ifstream file(DIT_DEPLOY_TEST_DATA "/golden/images.json");
+  const auto document = nlohmann::json::parse(file);
+  CHECK(document.at("crops").size() == 21);
+  for (const auto& one : document.at("crops")) {
+    const Picture given{one["size"][0], one["size"][1], 3, decoded(one["pixels"])};
+    const std::vector<float> made = middle_of(given, one["wanted"]);
+    const auto expected = decoded(one["made"]);
+    REQUIRE(made.size() == expected.size());
+    std::size_t different = 0;
+    for (std::size_t i = 0; i < expected.size(); ++i) different += made[i] != static_cast<float>(expected[i]) / 255.0f;
+    CHECK_MESSAGE(different == 0, one["size"] << " to " << one["wanted"]);
+  }
+}
+
 TEST_CASE("without a wish, the size is the first picture's own, rounded down") {
   const auto made = read_images({picture(31, 17, 3), picture(8, 8, 4)}, 8, 3, std::nullopt, std::nullopt);
   CHECK(made.shape == Shape{2, 3, 24, 16});
