@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
-from dit_deploy.bundle import ImageConditions, Manifest
+from dit_deploy.bundle import Axis, ImageConditions, Manifest
 from dit_deploy.runtimes.frames import frames_axes, pixel_frames
 
 __all__ = ["describe_video"]
 
 _BOTH = 2
+#: Latent frames among which possible lengths are looked for.
+_SHOWN = 64
 
 
 def describe_video(manifest: Manifest) -> dict[str, str]:
@@ -19,7 +19,7 @@ def describe_video(manifest: Manifest) -> dict[str, str]:
         return {}
     usual = pixel_frames(manifest, latents.frames)
     rate = "" if latents.frame_rate is None else f", {latents.frame_rate:g} a second"
-    rows = {"videos": f"{usual} frames in training{rate}; {_rule(manifest)}"}
+    rows = {"videos": f"{usual} frames in training{rate}; possible are {_rule(manifest)}"}
     if manifest.image_conditions is not None:
         rows["from pictures"] = _pictures(manifest, manifest.image_conditions)
     if manifest.experts is not None:
@@ -34,22 +34,14 @@ def describe_video(manifest: Manifest) -> dict[str, str]:
 
 def _rule(manifest: Manifest) -> str:
     """Say which numbers of frames there are: those that the VAE and the patches of the denoiser have in common."""
-    latents = manifest.latents
-    pictures, decoded = frames_axes(manifest)
-    per_latent = pictures.multiple // decoded.multiple
-    step = per_latent * math.lcm(decoded.multiple, latents.temporal_patch_size)
-    first = next(
-        pictures.size(free)
-        for free in range(decoded.minimum, decoded.minimum + latents.temporal_patch_size)
-        if decoded.size(free) % latents.temporal_patch_size == 0
-    )
-    rest = first % step
-    rule = "any number of them" if step == 1 else f"multiples of {step}" + (f" and {rest} more" if rest else "")
-    axis = manifest.components["denoiser"].input("latents").axes[2]
-    if isinstance(axis, int) or axis.maximum is None:
-        return rule
-    most = next(n for n in range(axis.size(axis.maximum), 0, -1) if decoded.free(n) and axis.free(n))
-    return f"{rule}, up to {pixel_frames(manifest, most)}"
+    axis, decoded = manifest.components["denoiser"].input("latents").axes[2], frames_axes(manifest)[1]
+    assert isinstance(axis, Axis)
+    most = _SHOWN if axis.maximum is None else axis.size(axis.maximum)
+    fitting = [n for n in range(1, most + 1) if decoded.free(n) is not None and axis.free(n) is not None]
+    counts = [str(pixel_frames(manifest, n)) for n in fitting]
+    if axis.maximum is None:
+        return ", ".join([*counts[:3], "…"])
+    return ", ".join([*counts[:3], "…", counts[-1]] if len(counts) > 4 else counts)
 
 
 def _pictures(manifest: Manifest, record: ImageConditions) -> str:

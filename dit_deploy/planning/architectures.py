@@ -74,8 +74,8 @@ def _dit() -> dict[str, Architecture]:
 
 
 def _spacetime_dit() -> dict[str, Architecture]:
-    """This project's own network at the DiT's sizes: a picture VAE, patches of 2 × 2 × 2 latents, joint attention."""
-    video = Video(frames=16, temporal_compression=1, temporal_patch_size=2, causal=False)
+    """This project's own network at the DiT's sizes, a VAE of pictures, patches of two frames, the first of one."""
+    video = Video(frames=17, temporal_compression=2)
     return {
         f"SpacetimeDiT-{size}/2": Architecture(hidden, depth, video=video, text_tokens=120)
         for size, (hidden, depth) in _SIZES.items()

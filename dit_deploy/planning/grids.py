@@ -1,8 +1,9 @@
 """From frames and pixels to the grid of patches that a denoiser really sees: whole patches, in whole latent frames.
 
 A picture of 1080 rows has 67.5 rows of patches of 16 pixels, and no transformer sees half a row: the picture is padded
-to 68 or cropped to 67. So 1920 × 1080 × 120 in patches of 16 × 16 × 2, often quoted as 486,000 patches, is a grid of
-120 × 68 × 60, which is 489,600.
+to 68, or it has 1088 rows. So 1920 × 1080 × 120 in patches of 16 × 16 × 2, often quoted as 486,000 patches, is a grid
+of 120 × 68 × 60, which is 489,600; where the first frame is a patch of its own, as SpacetimeDiT has it, 121 frames are
+61 patches long, and the grid has 497,760.
 """
 
 from __future__ import annotations
@@ -92,8 +93,7 @@ def patch_grid(height: int, width: int, pixels: int, frames: int = 1, video: Vid
             notes.append(_frames_note(video, frames, held))
         patches = -(-latents // video.temporal_patch_size)
         grid = Grid(patches, rows, columns, held, rows * pixels, columns * pixels)
-        latent = (held - 1) / video.temporal_compression + 1 if video.causal else frames / video.temporal_compression
-        quoted = height * width / pixels**2 * latent / video.temporal_patch_size
+        quoted = height * width / pixels**2 * frames / (video.temporal_compression * video.temporal_patch_size)
     if notes:
         notes.append(
             f"{grid.tokens:,} patches is this grid of {grid.frames} × {grid.rows} × {grid.columns}; "

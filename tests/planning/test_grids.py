@@ -19,6 +19,9 @@ def test_the_quoted_486000_patches_are_no_grid() -> None:
     assert second == "489,600 patches is this grid of 60 × 68 × 120; the product unrounded, 486,000, is no grid's"
     exact = patch_grid(1088, 1920, 16, 120, PATCHES_OF_TWO)
     assert (exact.tokens, exact.notes) == (489_600, ())
+    first_alone = patch_grid(1080, 1920, 16, 120, ARCHITECTURES["SpacetimeDiT-XL/2"].video)
+    assert (first_alone.frames, first_alone.num_frames, first_alone.tokens) == (61, 121, 497_760)
+    assert first_alone.notes[-1].endswith("the product unrounded, 486,000, is no grid's")
 
 
 @pytest.mark.parametrize(
