@@ -7,11 +7,12 @@ What is taken from where:
 - blocks and their modulation, adaLN-Zero: Peebles & Xie, DiT (ICCV 2023, arXiv 2212.09748)
 - attention over space and over time in turn: ViViT (Arnab et al. 2021, arXiv 2103.15691, model 3), in a DiT first by
   Latte (Ma et al. 2024, arXiv 2401.03048, variant 1)
-- cross-attention to text after self-attention: PixArt-α (Chen et al. 2023, arXiv 2310.00426)
+- cross-attention to text after self-attention: PixArt-α (Chen et al. 2023, arXiv 2310.00426); beside the timestep the text
+  as a whole, here the mean of its tokens: Stable Diffusion 3 (Esser et al. 2024, arXiv 2403.03206)
 - rotary positions in three axes: RoPE (Su et al. 2021, arXiv 2104.09864), split over axes as in CogVideoX (Yang et al.
   2024, arXiv 2408.06072); sines and cosines in three axes likewise
 - queries and keys of length √d before their product: Dehghani et al. 2023 (arXiv 2302.05442), with RMSNorm as in Stable
-  Diffusion 3 (Esser et al. 2024, arXiv 2403.03206)
+  Diffusion 3
 - windows that shift inwards at the border, so that each patch sees equally many: Neighborhood Attention (Hassani et al.
   2023, arXiv 2204.07143); shared by the queries of a block as in blocked local attention (Vaswani et al. 2021, HaloNet,
   arXiv 2103.12731)
@@ -357,6 +358,7 @@ class SpacetimeDiT(nn.Module):
         self.patch_in = nn.Linear(volume * config.in_channels, hidden)
         self.timestep_in, self.timestep_out = nn.Linear(FREQUENCIES, hidden), nn.Linear(hidden, hidden)
         self.text_in, self.text_out = nn.Linear(config.text_width, hidden), nn.Linear(hidden, hidden)
+        self.text_mean = nn.Linear(hidden, hidden)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
         self.final_modulation = nn.Linear(hidden, 2 * hidden)
         self.final_norm = nn.LayerNorm(hidden, eps=_EPSILON, elementwise_affine=False)
@@ -364,14 +366,14 @@ class SpacetimeDiT(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """DiT's initialisation: Xavier for linear layers, 0 for modulation, ends of cross-attention, and the last."""
+        """DiT's initialisation: Xavier for linear layers; 0 for modulation, what text adds anywhere, and the last."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for linear in (self.timestep_in, self.timestep_out, self.text_in, self.text_out):
             nn.init.normal_(linear.weight, std=0.02)
-        zero: list[nn.Linear] = [self.final_modulation, self.patch_out]
+        zero: list[nn.Linear] = [self.text_mean, self.final_modulation, self.patch_out]
         for block in self.blocks:
             zero += [block.modulation, block.cross_attention.to_out]  # type: ignore[list-item, union-attr]
         for linear in zero:
@@ -410,8 +412,10 @@ class SpacetimeDiT(nn.Module):
 
         angles = timestep[:, None] * self.timestep_frequencies[None, :]  # [batch, 128]
         sinusoid = torch.cat([angles.cos(), angles.sin()], dim=1)
-        conditioning = F.silu(self.timestep_out(F.silu(self.timestep_in(sinusoid))))  # [batch, hidden]
-        text = self.text_out(F.gelu(self.text_in(encoder_hidden_states), approximate="tanh"))
+        text = self.text_out(F.gelu(self.text_in(encoder_hidden_states), approximate="tanh"))  # [batch, tokens, hidden]
+        seen = encoder_attention_mask.to(x.dtype)[:, :, None]
+        mean = (text * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
+        conditioning = F.silu(self.timestep_out(F.silu(self.timestep_in(sinusoid))) + self.text_mean(mean))
         bias = (1 - encoder_attention_mask.to(x.dtype))[:, None, None, :] * _MASKED
         bias = bias.expand(-1, -1, x.shape[1], -1)  # [batch, 1, patches, tokens]
 

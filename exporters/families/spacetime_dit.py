@@ -23,7 +23,7 @@ from dit_deploy.exporters.spacetime_dit import SpacetimeDiT, SpacetimeDiTConfig
 from dit_deploy.exporters.text_encoders import t5
 from dit_deploy.exporters.tokenizers import max_length, tokenizer_json
 
-__all__ = ["load", "open_pipeline", "read_config"]
+__all__ = ["denoiser_component", "load", "open_pipeline", "read_config"]
 
 #: Tokens of a prompt where the tokenizer sets no limit.
 _TOKENS = 120
@@ -50,7 +50,7 @@ def open_pipeline(folder: Path) -> Source:
     p_t, p_h, p_w = config.patch_size
     denoiser = Graph(
         "denoiser",
-        _component(config, scheduler_config),
+        denoiser_component(config, scheduler_config),
         lambda: load(transformer),
         {
             "batch": 2,
@@ -148,7 +148,8 @@ def _prediction(scheduler_config: Mapping[str, Any]) -> Prediction:
     return parts.read_prediction(scheduler_config)
 
 
-def _component(config: SpacetimeDiTConfig, scheduler_config: Mapping[str, Any]) -> Component:
+def denoiser_component(config: SpacetimeDiTConfig, scheduler_config: Mapping[str, Any]) -> Component:
+    """Declare the network's inputs and output."""
     return Component(
         path="denoiser/model.onnx",
         inputs=(

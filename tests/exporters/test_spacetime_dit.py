@@ -98,8 +98,8 @@ def dense(network: SpacetimeDiT, latents: Tensor, timestep: Tensor, text: Tensor
             x = x + torch.cat([angles.sin(), angles.cos()], dim=1)
         frequencies = torch.tensor([10000.0 ** (-i / 128) for i in range(128)]).double() * time
         condition = linear("timestep_in", torch.cat([frequencies.cos(), frequencies.sin()]))
-        condition = F.silu(linear("timestep_out", F.silu(condition)))
         states = linear("text_out", F.gelu(linear("text_in", states), approximate="tanh"))[seen.bool()]
+        condition = F.silu(linear("timestep_out", F.silu(condition)) + linear("text_mean", states.mean(dim=0)))
         for layer in range(config.depth):
             name = f"blocks.{layer}"
             shift, scale, gate, shift2, scale2, gate2 = linear(f"{name}.modulation", condition).chunk(6)
