@@ -7,8 +7,8 @@ What is taken from where:
 - blocks and their modulation, adaLN-Zero: Peebles & Xie, DiT (ICCV 2023, arXiv 2212.09748)
 - attention over space and over time in turn: ViViT (Arnab et al. 2021, arXiv 2103.15691, model 3), in a DiT first by
   Latte (Ma et al. 2024, arXiv 2401.03048, variant 1)
-- cross-attention to text after self-attention: PixArt-α (Chen et al. 2023, arXiv 2310.00426); beside the timestep the text
-  as a whole, here the mean of its tokens: Stable Diffusion 3 (Esser et al. 2024, arXiv 2403.03206)
+- cross-attention to text after self-attention: PixArt-α (Chen et al. 2023, arXiv 2310.00426); beside the timestep the
+  text as a whole, here the mean of its tokens: Stable Diffusion 3 (Esser et al. 2024, arXiv 2403.03206)
 - rotary positions in three axes: RoPE (Su et al. 2021, arXiv 2104.09864), split over axes as in CogVideoX (Yang et al.
   2024, arXiv 2408.06072); sines and cosines in three axes likewise
 - queries and keys of length √d before their product: Dehghani et al. 2023 (arXiv 2302.05442), with RMSNorm as in Stable
