@@ -70,4 +70,4 @@ def _second(manifest: Manifest, scale: float | None, first: Guidance) -> Guidanc
     wanted = experts.default_scale if scale is None else scale
     if wanted is None or first.scale <= 1.0:
         return first
-    return replace(first, scale=wanted + manifest.guidance.scale_offset)
+    return replace(first, scale=wanted + manifest.guidance.scale_offset, any_scale=True)

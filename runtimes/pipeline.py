@@ -265,7 +265,7 @@ class Pipeline:
         if texts is not None and texts.negatives is None and not unconditional:
             # such a family guides towards a negative prompt only
             guidance = replace(guidance, scale=1.0)
-            second_guidance = second_guidance and replace(second_guidance, scale=1.0)
+            second_guidance = second_guidance and replace(second_guidance, scale=1.0, any_scale=False)
         if texts is not None and manifest.prompts is not None:
             self._done(*(encoder.component for encoder in manifest.prompts.encoders), manifest.prompts.join)
         batch = read.batch

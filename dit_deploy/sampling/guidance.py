@@ -76,6 +76,7 @@ class Guidance:
             over its pixels and all channels (Qwen-Image); None: they stay.
         skip: skip-layer guidance on top, in steps that are guided; of use to the caller only.
         variance: whether a learned variance is guided too, by the scale alone; of use to the caller only.
+        any_scale: guide at a scale of 1 and below too: of the second of two denoisers in a run whose first is guided.
 
     Raises:
         InputError: a number is not finite or out of range.
@@ -89,6 +90,7 @@ class Guidance:
     token: int | None = None
     skip: SkipLayerGuidance | None = None
     variance: bool = False
+    any_scale: bool = False
 
     def __post_init__(self) -> None:
         if not _is_number(self.scale) or not math.isfinite(self.scale):
@@ -109,7 +111,7 @@ class Guidance:
     def active(self, step: int, num_steps: int) -> bool:
         """Return whether inference step ``step`` (0 … num_steps − 1) is guided."""
         low, high = self.interval
-        return self.scale > 1.0 and low <= step / num_steps < high
+        return (self.any_scale or self.scale > 1.0) and low <= step / num_steps < high
 
     def combine(self, conditional: Array, unconditional: Array, out: Array | None = None) -> Array:
         """Return the guided prediction, float32 [batch, channels, …].

@@ -72,6 +72,7 @@ def test_a_constant_prediction_is_not_rescaled_to_nan() -> None:
         (Guidance(4.0, interval=(0.2, 0.5)), [2, 3, 4]),
         (Guidance(4.0, interval=(0.25, 1.0)), range(3, 10)),
         (Guidance(4.0, interval=(0.4, 0.4)), []),
+        (Guidance(0.5, any_scale=True, interval=(0.0, 0.5)), range(5)),
     ],
 )
 def test_active(guidance: Guidance, active: Any) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from dit_deploy.errors import InputError
 from dit_deploy.runtimes.prompts import PromptReader
 from tests.families.wan import CHANNELS, TEXT_WIDTH
-from tests.families.wan_both import Both, both
+from tests.families.wan_both import Both, both, picture
 
 #: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
 pytestmark = pytest.mark.slow
@@ -68,6 +68,33 @@ def test_video_to_video_is_diffusers(made: Both, strength: float) -> None:
         9, 32, 48, prompt=PROMPTS[0], video=video, strength=strength, num_inference_steps=4, reference=reference,
         theirs={"num_frames": None},
     )  # fmt: skip
+
+
+def test_pieces_of_the_vae_are_diffusers(made: Both) -> None:
+    """Frames are decoded, and encoded to start from, in pieces of 32 × 32 pixels that overlap by 8."""
+    reference = WanVideoToVideoPipeline(
+        **{name: part for name, part in made.reference.components.items() if name != "transformer_2"}
+    )
+    reference.set_progress_bar_config(disable=True)
+    video = [picture(80, 48, seed) for seed in range(5)]
+    sizes: dict[str, Any] = {"prompt": PROMPTS[0], "num_inference_steps": 2, "vae_tile": 32}
+    vae = made.reference.vae
+    vae.enable_tiling(32, 32, 24, 24)
+    try:
+        made.draw(9, 48, 80, **sizes, theirs={"vae_tile": None})
+        made.draw(
+            5, 48, 80, **sizes, video=[one.transpose(Image.Transpose.ROTATE_90) for one in video], strength=0.5,
+            reference=reference, theirs={"vae_tile": None, "num_frames": None},
+        )  # fmt: skip
+    finally:
+        vae.disable_tiling()
+    whole, cut = (
+        made.pipeline(prompt="a", num_frames=1, height=48, width=80, num_inference_steps=1, seed=0, vae_tile=tile)
+        for tile in (None, 32)
+    )
+    assert np.abs(np.asarray(whole.frames[0][0], float) - np.asarray(cut.frames[0][0])).max() > 1
+    tiling = made.bundle.manifest.tiling
+    assert tiling is not None and (tiling.tile_height, tiling.stride_width, tiling.tile_frames) == (64, 48, None)
 
 
 def test_embeddings_are_the_pipelines(made: Both) -> None:
