@@ -3,10 +3,8 @@
     python -m dit_deploy.bench.attention_memory
 
 A DiT of a few random layers is exported once and lowered to each form (see
-:mod:`dit_deploy.exporters.passes.attention`). Each measurement is a process of its own: it opens the graph, runs it on
-a handful of tokens, and notes what is resident; then it runs the full size, and the highest point
-less that is the figure. Everything is in it that a run allocates: activations, scores, and what the
-allocator holds in reserve.
+:mod:`dit_deploy.exporters.passes.attention`). Each measurement is a process of its own, see
+:mod:`dit_deploy.bench.graph_memory`.
 """
 
 from __future__ import annotations
@@ -14,13 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
+
+from dit_deploy.bench.graph_memory import available_bytes, has_proc, run_graph
 
 __all__ = ["FORMS", "SLACK", "measure"]
 
@@ -58,7 +55,7 @@ def measure(
 
     Raises ``RuntimeError`` where a process fails, or the system has no ``/proc``.
     """
-    if not Path("/proc/self/status").exists():
+    if not has_proc():
         raise RuntimeError("memory is measured through /proc, which this system lacks")
     with tempfile.TemporaryDirectory(prefix="dit-deploy-attention-") as name:
         graphs = _graphs(Path(name), hidden_size, num_heads, depth, max(tokens), forms)
@@ -68,10 +65,10 @@ def measure(
             for count in tokens:
                 row: dict[str, Any] = {"form": form, "tokens": count}
                 scores = 4 * batch * num_heads * count * count
-                if form == "onnx" and scores > _free() / 2:
+                if form == "onnx" and scores > available_bytes() / 2:
                     rows.append(row | {"estimate": scores})
                     continue
-                row |= _run(graphs[form], count, batch)
+                row |= run_graph(graphs[form], _feeds(_FEW, batch), _feeds(count, batch))
                 first = row["bytes"] / count if first is None else first
                 rows.append(row | {"linear": row["bytes"] / count / first})
     size = {"hidden_size": hidden_size, "num_heads": num_heads, "depth": depth, "batch": batch}
@@ -103,54 +100,13 @@ def _graphs(
     return written
 
 
-def _run(graph: Path, tokens: int, batch: int) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-m",
-        "dit_deploy.bench.attention_memory",
-        "--child",
-        str(graph),
-        str(tokens),
-        str(batch),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
-        raise RuntimeError(f"{graph.stem} at {tokens} tokens did not run: {lines[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def _child(graph: Path, tokens: int, batch: int) -> None:
-    """Run once on few tokens and once on ``tokens``, and print what the second took beyond the first."""
+def _feeds(tokens: int, batch: int) -> dict[str, Any]:
+    """Return the DiT's inputs for a square picture of ``tokens`` patches."""
     import numpy as np
-    import onnxruntime as ort
 
-    def feeds(count: int) -> dict[str, Any]:
-        side = _PATCH * math.isqrt(count)
-        latents = np.random.default_rng(0).standard_normal((batch, 4, side, side), np.float32)
-        return {"latents": latents, "timestep": np.full(batch, 500, np.float32), "class_labels": np.zeros(batch, int)}
-
-    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    session.run(None, feeds(_FEW))
-    inputs = feeds(tokens)
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # sets VmHWM back to VmRSS
-    before, start = _status("VmRSS"), time.perf_counter()
-    session.run(None, inputs)
-    print(json.dumps({"bytes": _status("VmHWM") - before, "seconds": time.perf_counter() - start}))
-
-
-def _status(field: str) -> int:
-    text = Path("/proc/self/status").read_text(encoding="utf-8")
-    match = re.search(rf"^{field}:\s+(\d+) kB$", text, re.M)
-    assert match is not None
-    return int(match[1]) * 1024
-
-
-def _free() -> int:
-    match = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(encoding="utf-8"), re.M)
-    assert match is not None
-    return int(match[1]) * 1024
+    side = _PATCH * math.isqrt(tokens)
+    latents = np.random.default_rng(0).standard_normal((batch, 4, side, side), np.float32)
+    return {"latents": latents, "timestep": np.full(batch, 500, np.float32), "class_labels": np.zeros(batch, int)}
 
 
 def text(found: dict[str, Any]) -> str:
@@ -180,12 +136,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=2, help="layers; default: %(default)s")
     parser.add_argument("--batch", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child:
-        graph, tokens, batch = arguments.child
-        _child(Path(graph), int(tokens), int(batch))
-        return
     if any(count < _FEW or math.isqrt(count) ** 2 != count for count in arguments.tokens):
         parser.error(f"--tokens: {arguments.tokens} came, expected square numbers of at least {_FEW}")
     found = measure(

@@ -24,6 +24,9 @@ from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 from dit_deploy.exporters.spacetime_dit import SpacetimeDiT, SpacetimeDiTConfig
 
 LATENT_CHANNELS = 16
+PATCH = 2
+"""Pixels on a side that the VAE takes as one, with their colours as channels."""
+
 LATENT_SIZE = (5, 8, 8)
 """Of a clip: 1 + 16 / 4 frames, 64 pixels / 8."""
 
@@ -48,9 +51,9 @@ def build_vae() -> AutoencoderKLWan:
         temperal_downsample=[True, True],
         latents_mean=[0.0] * LATENT_CHANNELS,
         latents_std=[1.0] * LATENT_CHANNELS,
-        patch_size=2,
-        in_channels=12,
-        out_channels=12,
+        patch_size=PATCH,
+        in_channels=3 * PATCH**2,
+        out_channels=3 * PATCH**2,
         scale_factor_spatial=8,
     )
 

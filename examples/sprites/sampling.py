@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,3 +79,43 @@ class TorchSampler:
     def sample(self, captions: list[str], steps: int, guidance_scale: float, seed: int) -> np.ndarray:
         """See `Sampler.sample`."""
         return decode(self.vae, draw(self.parts, captions, steps, guidance_scale, seed))
+
+
+class BundleSampler:
+    """The project's own runtime on a bundle made of the same model."""
+
+    def __init__(self, bundle: Path, engine: str) -> None:
+        # Imported here, as the scores of the PyTorch networks must not need the runtime.
+        from dit_deploy import Bundle, Pipeline
+
+        self.pipeline = Pipeline(Bundle.open(bundle), engine=engine)
+        self.name = engine
+
+    def sample(self, captions: list[str], steps: int, guidance_scale: float, seed: int) -> np.ndarray:
+        """See `Sampler.sample`."""
+        result = self.pipeline(
+            prompt=captions,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            output_type="numpy",
+        )
+        return np.asarray(result.frames)
+
+
+class ComputedSampler(BundleSampler):
+    """The runtime on what an engine of another machine computes: its graphs on this CPU, rounded as they say."""
+
+    def __init__(self, bundle: Path, backend: str, precision: str, prompts: tuple[str, ...]) -> None:
+        from dit_deploy import Bundle, Pipeline
+        from dit_deploy.exporters.builders import CalibrationOptions
+        from dit_deploy.exporters.builders.planning import make_plan
+        from dit_deploy.exporters.builders.quality import runners_here
+
+        opened = Bundle.open(bundle)
+        calibration = CalibrationOptions(prompts=prompts)
+        plan = make_plan(opened, backend=backend, precision=precision, calibration=calibration)
+        self.name = f"{plan.name}, computed on a CPU"
+        self.files = ExitStack()  # the graphs last as long as the sampler
+        runners = self.files.enter_context(runners_here(opened, plan))
+        self.pipeline = Pipeline(opened, engine="onnx", runners=runners)

@@ -82,7 +82,9 @@ def motion_score(parts: tuple[Any, Any, Any], vae: AutoencoderKLWan, count: int,
     chosen = [held_out[number] for number in torch.linspace(0, len(held_out) - 1, count).long().tolist()]
     clips = decode(vae, draw(parts, [clip.caption for clip in chosen], 20, 3.0, seed))
     found = [measure(frames) for frames in clips]
-    right = [(one.direction, one.speed) == (clip.direction, clip.speed) for one, clip in zip(found, chosen, strict=True)]
+    right = [
+        (one.direction, one.speed) == (clip.direction, clip.speed) for one, clip in zip(found, chosen, strict=True)
+    ]
     return sum(right) / count
 
 
@@ -153,7 +155,9 @@ def main() -> None:
         for ours, theirs in weights:
             ours.data.lerp_(theirs.data, 1.0 - decay)
         if taken % args.log_every == 0:
-            print(f"{taken:6d}  mse {total / args.log_every:.4f}  {before + time.monotonic() - start:.0f} s", flush=True)
+            print(
+                f"{taken:6d}  mse {total / args.log_every:.4f}  {before + time.monotonic() - start:.0f} s", flush=True
+            )
             total = 0.0
         if time.monotonic() - saved > args.save_every:
             keep()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +32,7 @@ from dit_deploy.parity.engine import EngineParity, compare_with_plain, is_large,
 from dit_deploy.runtimes import Runner, cpu_ops
 from dit_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
-__all__ = ["Settled", "settle"]
+__all__ = ["Settled", "runners_here", "settle"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -67,6 +69,55 @@ def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int 
         InputError, ExportError: see :func:`~dit_deploy.exporters.builders.recipe.lower`.
         BundleError, BackendError: the calibration failed.
     """
+    settled, calibrations = _lowered(bundle, plan, work, threads, progress)
+    if not check:
+        return settled
+    plain = plain_pictures(bundle, threads=threads, progress=progress)
+
+    def measure(kept: Mapping[str, Collection[str]]) -> EngineParity:
+        runners = _runners(bundle, plan, settled, calibrations, kept, work, threads)
+        return compare_with_plain(
+            bundle,
+            plain,
+            plan.precision,
+            runners=runners,
+            ran="the engine's graphs on the CPU, rounded as they say",
+            limit=-math.inf if plan.limit is None else plan.limit,
+            threads=threads,
+            progress=progress,
+        )
+
+    kept: dict[str, tuple[str, ...]] = {}
+    parity = measure(kept)
+    for name, recipe in plan.recipes.items():  # where there are two denoisers, the first first
+        if recipe.quantized and not parity.passed and plan.adjust and plan.limit is not None:
+            adjusting = _Adjusting(bundle, plan, name, work, calibrations[name], threads, progress)
+            parity = adjusting.settle(settled, kept, measure, parity)
+    settled.parity = parity.to_dict()
+    return settled
+
+
+@contextmanager
+def runners_here(
+    bundle: Bundle, plan: Plan, *, threads: int | None = None, progress: Progress | None = None
+) -> Iterator[dict[str, Runner]]:
+    """Give what ``plan``'s engine would compute, for this machine's CPU: component → its graph, rounded as it says.
+
+    For figures of an engine that does not run here. No layer is kept wider than the plan itself says.
+
+    Raises:
+        InputError, ExportError, BundleError, BackendError: see :func:`settle`.
+    """
+    with tempfile.TemporaryDirectory(prefix="dit-deploy-engine-") as name:
+        work = Path(name) / "graphs"
+        settled, calibrations = _lowered(bundle, plan, work, threads, progress or (lambda what, done, total: None))
+        yield _runners(bundle, plan, settled, calibrations, {}, work, threads)
+
+
+def _lowered(
+    bundle: Bundle, plan: Plan, work: Path, threads: int | None, progress: Progress
+) -> tuple[Settled, dict[str, Calibration]]:
+    """Write the graphs of ``plan`` into the new folder ``work``; return what was written, and calibrations by name."""
     work.mkdir()
     settled = Settled()
     calibrations: dict[str, Calibration] = {}
@@ -87,40 +138,30 @@ def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int 
             bundle.component_path(name), work / f"{name}.onnx", recipe, calibrations.get(name)
         )
         settled.seconds[name] = time.perf_counter() - started
-    if not check:
-        return settled
-    plain = plain_pictures(bundle, threads=threads, progress=progress)
+    return settled, calibrations
 
-    def measure(kept: Mapping[str, Collection[str]]) -> EngineParity:
-        runners: dict[str, Runner] = {}
-        for name, recipe in plan.recipes.items():
-            path = settled.lowered[name].path
-            if kept.get(name) or _for_this_cpu(recipe) != recipe:
-                path = _check_graph(bundle, name, recipe, calibrations.get(name), kept.get(name, ()), work)
-            if recipe.compute != "fp32":
-                path = _rounded(path, recipe.compute, work)
-            library = cpu_ops.library_path() if recipe.integer == "fused" else None
-            libraries = () if library is None else (library,)
-            runners[name] = OnnxRuntimeRunner(path, bundle.component(name), threads=threads, libraries=libraries)
-        return compare_with_plain(
-            bundle,
-            plain,
-            plan.precision,
-            runners=runners,
-            ran="the engine's graphs on the CPU, rounded as they say",
-            limit=-math.inf if plan.limit is None else plan.limit,
-            threads=threads,
-            progress=progress,
-        )
 
-    kept: dict[str, tuple[str, ...]] = {}
-    parity = measure(kept)
-    for name, recipe in plan.recipes.items():  # where there are two denoisers, the first first
-        if recipe.quantized and not parity.passed and plan.adjust and plan.limit is not None:
-            adjusting = _Adjusting(bundle, plan, name, work, calibrations[name], threads, progress)
-            parity = adjusting.settle(settled, kept, measure, parity)
-    settled.parity = parity.to_dict()
-    return settled
+def _runners(
+    bundle: Bundle,
+    plan: Plan,
+    settled: Settled,
+    calibrations: Mapping[str, Calibration],
+    kept: Mapping[str, Collection[str]],
+    work: Path,
+    threads: int | None,
+) -> dict[str, Runner]:
+    """Return runners of the engine's graphs for this CPU, with the layers ``kept`` wider."""
+    runners: dict[str, Runner] = {}
+    for name, recipe in plan.recipes.items():
+        path = settled.lowered[name].path
+        if kept.get(name) or _for_this_cpu(recipe) != recipe:
+            path = _check_graph(bundle, name, recipe, calibrations.get(name), kept.get(name, ()), work)
+        if recipe.compute != "fp32":
+            path = _rounded(path, recipe.compute, work)
+        library = cpu_ops.library_path() if recipe.integer == "fused" else None
+        libraries = () if library is None else (library,)
+        runners[name] = OnnxRuntimeRunner(path, bundle.component(name), threads=threads, libraries=libraries)
+    return runners
 
 
 def _check_graph(
