@@ -289,6 +289,7 @@ CASES: tuple[Case, ...] = (
         _film(_CAT, _FOX, frames=1, steps=4, seed=[59, 60], video=_moving(3, 3.3, 7.1)),
     ),
     Case("film-experts", (*_FILMED, "experts"), _film(_CAT, frames=1, steps=6, seed=61, guidance_scale_2=2.0)),
+    Case("film-experts-below", (*_FILMED, "experts"), _film(_FOX, frames=0, steps=6, seed=68, guidance_scale_2=0.5)),
     Case("film-rate", (*_FILMED, "frame_rate"), _film(_CAT, frames=1, steps=2, seed=62, frame_rate=12.5)),
     Case(
         "film-decoder",

@@ -71,6 +71,7 @@ std::optional<sampling::Guidance> second_guidance(const bundle::Manifest& manife
   if (!wanted || !(first.scale > 1)) return first;
   sampling::Guidance second = first;
   second.scale = *wanted + manifest.guidance.scale_offset;
+  second.any_scale = true;
   second.check();
   return second;
 }
@@ -178,6 +179,7 @@ Result Drawing::generate(const Request& request) {
   if (texts && !texts->negatives && request.unconditional.empty()) {
     // Such a family guides towards a negative prompt only.
     guidance.scale = course.second_guidance.scale = 1;
+    course.second_guidance.any_scale = false;
   }
   if (texts) {
     for (const bundle::PromptEncoder& encoder : manifest.prompts->encoders) done({encoder.component});

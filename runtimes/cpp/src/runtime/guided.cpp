@@ -15,11 +15,11 @@ GuidedDenoiser::GuidedDenoiser(std::shared_ptr<BindingPool> denoiser, const Run&
       run_(run),
       batch_(static_cast<std::size_t>(run.shape[0])),
       size_(static_cast<std::size_t>(bundle::elements(run.shape))) {
-  if (run.guidance.scale > 1 && !run.in_one_call()) {
+  if (run.guidance.on() && !run.in_one_call()) {
     first_prediction_.resize(size_);
     if (pool_->runner().component().output("variance") != nullptr) first_variance_.resize(size_);
   }
-  if (run.guidance.scale > 1 && run.guidance.skip) conditional_.resize(size_);
+  if (run.guidance.on() && run.guidance.skip) conditional_.resize(size_);
 }
 
 Predicted GuidedDenoiser::predict(const Sampled& sampled, std::size_t row) {

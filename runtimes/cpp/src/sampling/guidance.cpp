@@ -130,7 +130,7 @@ void Guidance::check() const {
 
 bool Guidance::active(std::int64_t step, std::int64_t num_steps) const {
   const double fraction = static_cast<double>(step) / static_cast<double>(num_steps);
-  return scale > 1 && interval.first <= fraction && fraction < interval.second;
+  return on() && interval.first <= fraction && fraction < interval.second;
 }
 
 void Guidance::combine(float* conditional, const float* unconditional, std::size_t batch, std::size_t channels_in_all,

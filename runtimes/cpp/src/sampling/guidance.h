@@ -32,9 +32,13 @@ struct Guidance {
   std::optional<std::int64_t> token;
   std::optional<SkipLayerGuidance> skip;  // in steps that are guided; of use to the caller only
   bool variance = false;                  // a learned variance is guided like the prediction; the same
+  // Guide at a scale of 1 and below too: of the second of two denoisers in a run whose first is guided.
+  bool any_scale = false;
 
   // Throws InputError as Python's __post_init__ does.
   void check() const;
+  // Whether any step is guided, as far as the scale goes; and whether one is.
+  bool on() const { return any_scale || scale > 1; }
   bool active(std::int64_t step, std::int64_t num_steps) const;
   // conditional := guided, [batch, channels_in_all, each] float32, where `each` is (frames ×) height × `width`; allocates
   // nothing. Throws InputError where there are fewer channels than `channels`.
