@@ -252,24 +252,27 @@ class _MidBlock(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Attention of one head over the pixels of [batch, channels, frames, height, width], to no later frame."""
+    """Attention of one head over the pixels of [batch, channels, frames, height, width], to no later frame.
+
+    The head is as wide as there are channels, 512 in the released model, for which backends have no fused kernel: it is
+    written out.
+    """
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
         assert attention.heads == 1 and attention.residual_connection and attention.rescale_output_factor == 1
         self.group_norm, self.to_out = attention.group_norm, attention.to_out[0]
         self.to_q, self.to_k, self.to_v = attention.to_q, attention.to_k, attention.to_v
+        self.scale = float(attention.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         _, _, frames, height, width = x.shape
-        pixels = self.group_norm(x.flatten(2)).transpose(1, 2)[:, None]  # [batch, 1, frames · height · width, channels]
+        pixels = self.group_norm(x.flatten(2)).transpose(1, 2)  # [batch, frames · height · width, channels]
         frame = torch.arange(frames)[:, None].expand(frames, height * width).reshape(-1)
         later = frame[None, :] > frame[:, None]  # [queries, keys]
-        mask = later.to(x.dtype)[None, None] * _MASKED
-        attended = F.scaled_dot_product_attention(
-            self.to_q(pixels), self.to_k(pixels), self.to_v(pixels), attn_mask=mask
-        )
-        return x + self.to_out(attended[:, 0]).transpose(1, 2).reshape(x.shape)
+        scores = (self.to_q(pixels) * self.scale) @ self.to_k(pixels).transpose(1, 2) + later.to(x.dtype) * _MASKED
+        attended = scores.softmax(dim=-1) @ self.to_v(pixels)
+        return x + self.to_out(attended).transpose(1, 2).reshape(x.shape)
 
 
 class _EncoderReference(nn.Module):

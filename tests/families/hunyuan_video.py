@@ -33,7 +33,7 @@ from tests.models import fill_zeros
 
 __all__ = ["CHANNELS", "POOLED", "WIDTH", "make_autoencoder", "make_hunyuan_video", "make_transformer"]
 
-CHANNELS, WIDTH, POOLED = 5, 36, 28
+CHANNELS, WIDTH, POOLED = 5, 36, 24
 
 
 def make_transformer(*, seed: int = 0, **options: Any) -> HunyuanVideoTransformer3DModel:
@@ -94,8 +94,8 @@ def make_hunyuan_video(folder: Path, *, from_picture: bool = False, seed: int = 
         hidden_size=WIDTH,
         intermediate_size=50,
         num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=2,
+        num_attention_heads=3,
+        num_key_value_heads=1,
         rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
     )
     clip = CLIPTextConfig(
@@ -103,7 +103,7 @@ def make_hunyuan_video(folder: Path, *, from_picture: bool = False, seed: int = 
         hidden_size=POOLED,
         intermediate_size=40,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=2,
         projection_dim=16,
         hidden_act="quick_gelu",
         bos_token_id=words - 2,

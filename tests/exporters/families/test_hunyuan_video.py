@@ -294,7 +294,7 @@ class TestBadInput:
         ("part", "fields", "message"),
         [
             ("transformer", {"text_embed_dim": 64}, "width 36, the transformer's text_embed_dim is 64"),
-            ("transformer", {"pooled_projection_dim": 64}, "width 28, the transformer's pooled_projection_dim is 64"),
+            ("transformer", {"pooled_projection_dim": 64}, "width 24, the transformer's pooled_projection_dim is 64"),
             ("transformer", {"out_channels": 8}, "5 channels in and 8 out; expected as many in as out"),
             ("transformer", {"image_condition_type": "token_replace"}, "image_condition_type token_replace"),
             ("vae", {"temporal_compression_ratio": 8}, "Unsupported time_compression_ratio: 8"),
