@@ -169,8 +169,8 @@ def _load(folder: Path) -> AutoencoderKLLTXVideo:
 
 
 def _latents(name: str, channels: int, description: str = "") -> TensorSpec:
-    axes = (Axis(name="batch"), channels, *(Axis(name=f"latent_{axis}") for axis in ("frames", "height", "width")))
-    return TensorSpec(name=name, dtype="float32", axes=axes, description=description)
+    sizes = (Axis(name=f"latent_{axis}") for axis in ("frames", "height", "width"))
+    return TensorSpec(name=name, dtype="float32", axes=(Axis(name="batch"), channels, *sizes), description=description)
 
 
 def _images(channels: int, spatial: int, temporal: int) -> TensorSpec:
@@ -303,9 +303,9 @@ class Decoder(nn.Module):
         noise_inner: Tensor | None = None,
     ) -> tuple[Tensor]:
         """Decode; a decoder that takes no timestep, but noise for its layers, has that as its second input."""
-        network = self.decoder
+        network: Any = self.decoder
         z, timestep, inner = self.normalise.back(latents), None, noise_inner if self.conditioned else noise
-        if self.conditioned:
+        if decode_timestep is not None:
             z, timestep = _mixed(z, noise, decode_noise_scale), decode_timestep * network.timestep_scale_multiplier
         x = network.conv_in(z)
         for block in (network.mid_block, *network.up_blocks):
@@ -342,7 +342,7 @@ def _posterior(encoded: Tensor) -> tuple[Tensor, Tensor]:
 
 def _modulation(embedded: Tensor, table: Tensor) -> tuple[Tensor, ...]:
     """Return the rows of ``embedded`` [batch, rows · channels] + ``table``, each [batch, channels, 1, 1, 1]."""
-    rows = embedded.unflatten(1, (table.shape[0], -1)) + table
+    rows = embedded.reshape(embedded.shape[0], *table.shape) + table
     return rows[..., None, None, None].unbind(dim=1)
 
 

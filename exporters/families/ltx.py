@@ -255,11 +255,11 @@ class Rotary(nn.Module):
             for position, base in zip((seconds, rows, columns), self.bases, strict=True)
         ]
         grid = (frame_rate.shape[0], frames, height, width, self.frequencies.shape[0])
-        places = ((slice(None), slice(None), None, None), (slice(None), None, slice(None), None))
-        places += ((slice(None), None, None, slice(None)),)
 
         def spread(of_axes: list[Tensor], padding: float) -> Tensor:
-            whole = [one[place].expand(grid) for one, place in zip(of_axes, places, strict=True)]
+            of_frames, of_rows, of_columns = of_axes
+            places = (of_frames[:, :, None, None], of_rows[:, None, :, None], of_columns[:, None, None])
+            whole = [one.expand(grid) for one in places]
             # a pair of numbers for each angle; frame, row and column in turn
             pairs = torch.stack(whole, dim=-1)[..., None].expand(*grid, 3, 2)
             return F.pad(pairs.reshape(grid[0], frames * height * width, -1), (self.padding, 0), value=padding)

@@ -13,9 +13,10 @@ import torch
 from transformers import T5EncoderModel, T5Tokenizer
 
 from dit_deploy import Bundle, Pipeline
-from dit_deploy.bundle import PromptEncoder
+from dit_deploy.bundle import PromptEncoder, Prompts
 from dit_deploy.errors import BundleError, InputError
 from dit_deploy.exporters import export
+from dit_deploy.runtimes.conditions import read_conditions, read_texts
 from dit_deploy.runtimes.prompts import CLEANING, PromptReader
 from tests.families.text_bundle import TOKENS, text_source
 
@@ -130,6 +131,40 @@ def test_conditions_are_what_the_encoder_gives(pipeline: Pipeline, folder: Path)
         expected = model(**inputs)[0].numpy()
     assert np.abs(found["encoder_hidden_states"] - expected).max() < 1e-5 * np.abs(expected).max()
     assert (found["encoder_attention_mask"] == inputs["attention_mask"].numpy()).all()
+
+
+def test_padding_that_is_dropped(pipeline: Pipeline) -> None:
+    """One sample has its prompt's tokens in both halves; of several, padding is zeros and negatives stay whole."""
+    manifest, read = pipeline.bundle.manifest, reader(pipeline)
+    assert manifest.prompts is not None
+    dropped = manifest.model_copy(update={"prompts": manifest.prompts.model_copy(update={"padding": "dropped"})})
+    prompts, negative = ["a cat", "an oil painting of two small cats"], "low quality, blurry, watermark, bad anatomy"
+    counts = read.tokens(encoder(), prompts)["attention_mask"].sum(1)
+    assert counts[0] < counts[1] < TOKENS and list(read.lengths(prompts)) == list(counts)
+
+    def conditions(prompt: list[str], images_each: int = 1) -> Any:
+        texts = read_texts(dropped, prompt, negative, images_each)
+        return read_conditions(dropped, texts=texts, encode=read)
+
+    name = "encoder_hidden_states"
+    alone = conditions(prompts[:1])
+    for half, words in ((alone.conditional, prompts[:1]), (alone.unconditional, [negative])):
+        np.testing.assert_array_equal(half[name], read(words)[name][:, : counts[0]])
+    for prompt, each in ((prompts, 1), (prompts[:1], 2)):
+        several, whole = conditions(prompt, each), np.repeat(read(prompt)[name], each, axis=0)
+        for found, expected, count in zip(
+            several.conditional[name], whole, np.repeat(counts[: len(prompt)], each), strict=True
+        ):
+            np.testing.assert_array_equal(found[:count], expected[:count])
+            assert not found[count:].any() and expected[count:].any()
+        np.testing.assert_array_equal(several.unconditional[name], np.repeat(read([negative])[name], 2, axis=0))
+
+
+def test_padding_is_dropped_of_one_encoder() -> None:
+    with pytest.raises(ValueError, match="padding can be dropped of one encoder without join"):
+        Prompts(encoders=(encoder(), encoder()), padding="dropped")
+    with pytest.raises(ValueError, match="padding can be dropped of one encoder without join"):
+        Prompts(encoders=(encoder(),), join="conditions", padding="dropped")
 
 
 def test_half_a_character_is_refused(pipeline: Pipeline) -> None:
