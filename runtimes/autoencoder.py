@@ -158,7 +158,8 @@ def decoder_inputs(
     made: dict[str, Floats] = {}
     for spec in decoder.inputs:
         if spec.name.startswith("noise"):
-            made[spec.name] = source.draw(shape_of(spec, sizes))
+            draw = source.draw if "batch" in spec.axis_names() else source.draw_for_all
+            made[spec.name] = draw(shape_of(spec, sizes))
         elif spec.name in numbers:
             made[spec.name] = np.full(shape[0], numbers[spec.name], np.float32)
     return made

@@ -150,6 +150,10 @@ class NoiseSource:
         each = _product(sizes[1:])
         return np.concatenate([generator.draw(each) for generator in self._generators]).reshape(sizes)
 
+    def draw_for_all(self, shape: Sequence[int]) -> Array:
+        """Return the next draw of ``shape`` that all samples have in common: the first generator's."""
+        return self._generators[0].draw(_product(tuple(shape))).reshape(tuple(shape))
+
 
 def _product(sizes: tuple[int, ...]) -> int:
     total = 1

@@ -269,6 +269,13 @@ Posterior posterior_of(Half& half, const float* images, const Shape& shape, cons
   return posterior;
 }
 
+bool has_axis(const bundle::TensorSpec& spec, const std::string& name) {
+  return std::any_of(spec.axes.begin(), spec.axes.end(), [&](const bundle::AxisSpec& one) {
+    const auto* axis = std::get_if<bundle::Axis>(&one);
+    return axis != nullptr && axis->name == name;
+  });
+}
+
 // The free sizes of latents of `shape`.
 Sizes sizes_of(const Component& decoder, const Shape& shape) {
   Sizes sizes;
@@ -364,8 +371,12 @@ DecoderInputs decoder_inputs(const Component& decoder, const Shape& shape, sampl
     if (spec.name.rfind("noise", 0) == 0) {
       Planes noise{bundle::shape_of(spec, sizes), {}};
       noise.values.resize(static_cast<std::size_t>(bundle::elements(noise.shape)));
-      const auto first = static_cast<std::size_t>(noise.shape.empty() ? 1 : noise.shape[0]);
-      source.draw(noise.values.data(), first, noise.values.size() / first);
+      const auto batch = static_cast<std::size_t>(shape[0]);
+      if (has_axis(spec, "batch")) {
+        source.draw(noise.values.data(), batch, noise.values.size() / batch);
+      } else {
+        source.draw_for_all(noise.values.data(), noise.values.size());
+      }
       made[spec.name] = std::move(noise);
     } else if (const auto number = numbers.find(spec.name); number != numbers.end()) {
       made[spec.name] = {{shape[0]},

@@ -43,6 +43,8 @@ class NoiseSource {
   bool shared() const { return generators_.size() == 1; }
   // Writes the next draw, `batch` × `each` values. Throws InputError where there are several seeds, and not `batch`.
   void draw(float* out, std::size_t batch, std::size_t each);
+  // Writes the next draw of `count` values that all samples have in common: the first generator's.
+  void draw_for_all(float* out, std::size_t count) { generators_.front().draw(out, count); }
 
  private:
   std::vector<Generator> generators_;
