@@ -28,7 +28,7 @@ from dit_deploy.exporters.passes.smoothing import smooth
 __all__ = ["PASSES", "Lowered", "Recipe", "lower"]
 
 #: Raised whenever a pass writes another graph for the same recipe, so that no older engine is taken for a new one.
-PASSES = 1
+PASSES = 2
 
 Compute = Literal["fp32", "fp16", "bf16"]
 

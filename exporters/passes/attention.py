@@ -1,6 +1,7 @@
 """Attention in the form that a backend runs fused: three forms, one meaning.
 
-    onnx        the opset-23 ``Attention`` operator: TensorRT and TensorRT-RTX fuse it in FP16 and BF16
+    onnx        the opset-23 ``Attention`` operator: TensorRT and TensorRT-RTX fuse it in FP16 and BF16, but for heads
+                wider than 256, which are decomposed
     microsoft   ``com.microsoft.MultiHeadAttention``: ONNX Runtime's CPU provider runs it as flash attention, in memory
                 that grows linearly with tokens; its ``Attention`` holds all N² scores
     decomposed  MatMul, Softmax, MatMul, as the operator's specification writes it: for FP32 on TensorRT-RTX, which has
@@ -25,11 +26,16 @@ __all__ = ["Form", "lower_attention"]
 
 Form = Literal["onnx", "microsoft", "decomposed"]
 
+#: Width of a head above which no kernel is fused: TensorRT-RTX 1.7.1 builds 256 and refuses 384 and 512, as released
+#: VAEs have them, each with a single head.
+_WIDEST = 256
 _HEADS_FIRST = (0, 2, 1, 3)  # [batch, tokens, heads, head] ↔ [batch, heads, tokens, head]
 
 
 def lower_attention(model: ir.Model, form: Form) -> int:
     """Write every ``Attention`` of the model's graph in ``form``; return how many were rewritten.
+
+    In ``onnx`` those alone whose heads are too wide for any fused kernel, as products and softmax.
 
     What the operator means is kept: its scale, mask, causality, grouped heads, and zero rows where all keys are
     masked. Node and module names stay, as does the name of each value that is still computed.
@@ -39,10 +45,12 @@ def lower_attention(model: ir.Model, form: Form) -> int:
             ``microsoft`` also a soft cap, another precision of softmax, or causality over unequal lengths. The
             model is as it was then.
     """
-    if form == "onnx":
-        return 0
-    infer_types(model)
     nodes = [node for node in model.graph if node.op_type == "Attention" and node.domain == ""]
+    if form == "onnx":
+        nodes = [node for node in nodes if _too_wide(node)]
+        if not nodes:
+            return 0
+    infer_types(model)
     attentions = [AttentionNode.read(node) for node in nodes]
     if form == "microsoft":
         for attention in attentions:  # all, before anything is changed
@@ -57,6 +65,15 @@ def lower_attention(model: ir.Model, form: Form) -> int:
         model.graph.opset_imports.setdefault("com.microsoft", 1)
     RemoveUnusedNodesPass()(model)  # reshapes and transpositions that only the operator needed
     return len(nodes)
+
+
+def _too_wide(node: ir.Node) -> bool:
+    """Say whether the query's heads are known to be wider than any fused kernel's."""
+    query = node.inputs[0]
+    if query is None or query.shape is None:
+        return False
+    width, heads = query.shape.dims[-1], node.attributes.get_int("q_num_heads", 1)
+    return isinstance(width, int) and width // (heads if len(query.shape) == 3 else 1) > _WIDEST
 
 
 def _check_microsoft(attention: AttentionNode) -> None:

@@ -90,6 +90,25 @@ def make(
     )
 
 
+@pytest.mark.parametrize(("heads", "width", "decomposed"), [(2, 256, False), (1, 384, True), (3, 264, True)])
+@pytest.mark.parametrize("rank", [3, 4])
+def test_onnx_form_decomposes_heads_too_wide_for_a_fused_kernel(
+    tmp_path: Path, heads: int, width: int, decomposed: bool, rank: int
+) -> None:
+    axes: list[int | str] = ["batch", "tokens", heads * width] if rank == 3 else ["batch", heads, "tokens", width]
+    attributes = {"q_num_heads": heads, "kv_num_heads": heads} if rank == 3 else {}
+    model = make(dict.fromkeys(("query", "key", "value"), (ir.DataType.FLOAT, axes)), attributes)
+    ir.save(model, tmp_path / "plain.onnx")
+    assert lower_attention(model, "onnx") == int(decomposed)
+    assert counts(model)["Attention"] == int(not decomposed)
+    ir.save(model, tmp_path / "lowered.onnx")
+    drawn = np.random.default_rng(width)
+    shape = [{"batch": 2, "tokens": 5}.get(str(axis), axis) for axis in axes]
+    feeds = {name: drawn.normal(size=shape).astype(np.float32) for name in ("query", "key", "value")}
+    for found, expected in zip(run(tmp_path / "lowered.onnx", feeds), run(tmp_path / "plain.onnx", feeds), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 FLOAT, BOOL = ir.DataType.FLOAT, ir.DataType.BOOL
 Q = (FLOAT, ["batch", 4, "tokens", 8])
 KV = (FLOAT, ["batch", 4, "kv_tokens", 8])
