@@ -31,6 +31,8 @@ def export(
     arch: str | None = None,
     image_size: int | None = None,
     vae: str | Path | None = None,
+    max_sequence_length: int | None = None,
+    clip_skip: int | None = None,
     dtype: str = "fp32",
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -43,7 +45,8 @@ def export(
         source: a diffusers pipeline folder of a family that is known, a ``DiTTransformer2DModel`` folder, a
             facebookresearch/DiT checkpoint; or a :class:`Source` that declares a network of your own.
         out: the bundle's folder; its parent exists.
-        arch, image_size, vae: see :func:`~dit_deploy.exporters.sources.open_source`.
+        arch, image_size, vae, max_sequence_length, clip_skip: see
+            :func:`~dit_deploy.exporters.sources.open_source`.
         dtype: what weights are stored as: ``"fp32"``, or ``"fp16"`` or ``"bf16"`` for half the size. Computation
             stays in float32; how an engine computes is chosen when it is built.
         overwrite: replace a bundle that is there. Anything else that is there is left alone, and is an error.
@@ -62,7 +65,14 @@ def export(
         opened = source
     else:
         say(f"opening {source}")
-        opened = open_source(source, arch=arch, image_size=image_size, vae=vae)
+        opened = open_source(
+            source,
+            arch=arch,
+            image_size=image_size,
+            vae=vae,
+            max_sequence_length=max_sequence_length,
+            clip_skip=clip_skip,
+        )
     _check_scheduler(opened)
     for note in opened.notes:
         say(note)

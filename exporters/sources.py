@@ -8,7 +8,8 @@ entry's name is the pipeline's class, its value such a function.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -29,7 +30,13 @@ _UNUSED = ("feature_extractor", "image_encoder", "safety_checker")
 
 
 def open_source(
-    path: str | Path, *, arch: str | None = None, image_size: int | None = None, vae: str | Path | None = None
+    path: str | Path,
+    *,
+    arch: str | None = None,
+    image_size: int | None = None,
+    vae: str | Path | None = None,
+    max_sequence_length: int | None = None,
+    clip_skip: int | None = None,
 ) -> Source:
     """Open the checkpoint at ``path``.
 
@@ -37,16 +44,22 @@ def open_source(
         path: a diffusers pipeline folder of any family; or of a class-conditional DiT a transformer folder, or a
             checkpoint file of facebookresearch/DiT.
         arch, image_size, vae: see :func:`~dit_deploy.exporters.families.dit_source.open_checkpoint`.
+        max_sequence_length, clip_skip: as the family's pipeline has them: tokens of its longest text encoder, and how
+            many more of CLIP's last layers are left out; where the family's module lets them be chosen.
 
     Raises:
         SourceError: nothing is there, or it is not what it was said to be, or of a family that is not known.
     """
     path = Path(path)
+    chosen = {"max_sequence_length": max_sequence_length, "clip_skip": clip_skip}
+    options = {name: value for name, value in chosen.items() if value is not None}
     if not (path / "model_index.json").is_file():
+        _check_options(path.name, options, ())
         return dit_source.open_checkpoint(path, arch=arch, image_size=image_size, vae=vae).source()
     index = read_json(path / "model_index.json")
     name = index.get("_class_name")
     if name == "DiTPipeline":
+        _check_options("DiTPipeline", options, ())
         return dit_source.open_checkpoint(path, arch=arch, image_size=image_size, vae=vae).source()
     if arch is not None or image_size is not None or vae is not None:
         raise SourceError(f"{path} is a {name}, which says everything itself; leave --arch, --image-size and --vae out")
@@ -54,12 +67,21 @@ def open_source(
     if opener is None:
         raise SourceError(f"{path} is a {name}; this version exports {', '.join(known_pipelines())}")
     _check_whole(path, index)
-    return opener()(path)
+    opened = opener()
+    _check_options(str(name), options, inspect.signature(opened).parameters)
+    return opened(path, **options)
 
 
 def known_pipelines() -> list[str]:
     """Return the pipeline classes that can be exported, those of other packages last."""
     return ["DiTPipeline", *_openers()]
+
+
+def _check_options(name: str, options: Mapping[str, object], accepted: Collection[str]) -> None:
+    """Say which option is none of a family's."""
+    if unknown := [option for option in options if option not in accepted]:
+        option = f"--{unknown[0].replace('_', '-')}"
+        raise SourceError(f"{option}: cannot be chosen for a {name}; leave it out")
 
 
 def _check_whole(path: Path, index: Mapping[str, Any]) -> None:
@@ -72,10 +94,10 @@ def _check_whole(path: Path, index: Mapping[str, Any]) -> None:
             )
 
 
-def _openers() -> dict[str, Callable[[], Callable[[Path], Source]]]:
+def _openers() -> dict[str, Callable[[], Callable[..., Source]]]:
     """Return what loads the function that opens a pipeline, by the pipeline's class; nothing is imported yet."""
 
-    def own(module: str) -> Callable[[], Callable[[Path], Source]]:
+    def own(module: str) -> Callable[[], Callable[..., Source]]:
         return lambda: importlib.import_module(f"dit_deploy.exporters.families.{module}").open_pipeline
 
     openers = {name: own(module) for name, module in PIPELINES.items()}
@@ -84,7 +106,7 @@ def _openers() -> dict[str, Callable[[], Callable[[Path], Source]]]:
     return openers
 
 
-def _load(entry: EntryPoint) -> Callable[[Path], Source]:
+def _load(entry: EntryPoint) -> Callable[..., Source]:
     try:
         return entry.load()
     except Exception as error:  # whatever another package's module raises

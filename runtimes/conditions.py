@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dit_deploy.bundle import Component, Manifest, TensorSpec, bind_axes, check_values
+from dit_deploy.bundle import Component, Manifest, Prompts, TensorSpec, bind_axes, check_values
 from dit_deploy.errors import InputError
 from dit_deploy.runtimes.arguments import shown
 
@@ -21,8 +21,13 @@ Array = NDArray[Any]
 class EncodePrompts(Protocol):
     """Makes conditions of prompts."""
 
-    def __call__(self, texts: Sequence[str], negative: bool = False) -> Mapping[str, Array]:
-        """Return the conditions of texts, negative prompts or not, by name, [len(texts), …]."""
+    def __call__(
+        self, texts: Sequence[str], negative: bool = False, others: Mapping[int, Sequence[str]] | None = None
+    ) -> Mapping[str, Array]:
+        """Return the conditions of texts, negative prompts or not, by name, [len(texts), …].
+
+        ``others``: what encoders read instead, by their place.
+        """
 
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return how many tokens of each text are no padding."""
@@ -66,23 +71,42 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Texts:
-    """Prompts, one a sample or one for several, with their negatives; ``None`` where a run has no negative."""
+    """Prompts, one a sample or one for several, with their negatives; ``None`` where a run has no negative.
+
+    ``others`` and ``negative_others`` are what later text encoders read instead, by their place among all: 1 is the
+    second.
+    """
 
     prompts: list[str]
     negatives: list[str] | None
     images_each: int
+    others: Mapping[int, list[str]] = field(default_factory=dict)
+    negative_others: Mapping[int, list[str]] = field(default_factory=dict)
 
 
-def read_texts(manifest: Manifest, prompt: object, negative_prompt: object, images_each: object) -> Texts | None:
+def read_texts(
+    manifest: Manifest,
+    prompt: object,
+    negative_prompt: object,
+    images_each: object,
+    others: Sequence[tuple[object, object]] = (),
+) -> Texts | None:
     """Return the prompts of a run, checked; ``None`` where there are none.
+
+    Args:
+        others: ``prompt_2`` and ``negative_prompt_2``, ``prompt_3`` and ``negative_prompt_3``, …; ``None`` for those
+            that are the first.
 
     Raises:
         InputError: one is no text or list of texts, the numbers of prompts and negatives differ, or the bundle has no
-            text encoder.
+            such text encoder.
     """
     if isinstance(images_each, bool) or not isinstance(images_each, (int, np.integer)) or images_each < 1:
         raise InputError(f"num_images_per_prompt: {shown(images_each)} came, an integer of 1 or more was expected")
     if prompt is None:
+        for place, pair in enumerate(others, start=1):
+            if any(value is not None for value in pair):
+                raise InputError(f"prompt_{place + 1}: came without a prompt; give prompt= too, or leave it out")
         if negative_prompt is not None:
             raise InputError("negative_prompt: came without a prompt; give prompt= too, or leave it out")
         if images_each != 1:
@@ -93,10 +117,18 @@ def read_texts(manifest: Manifest, prompt: object, negative_prompt: object, imag
     if manifest.prompts is None:
         raise InputError("prompt: this bundle has no text encoder; give its conditions as tensors")
     prompts = _texts("prompt", prompt)
+    later, later_negatives = (
+        {
+            place: _later(manifest.prompts, f"{name}_{place + 1}", pair[half], place, len(prompts))
+            for place, pair in enumerate(others, start=1)
+            if pair[half] is not None
+        }
+        for half, name in enumerate(("prompt", "negative_prompt"))
+    )
     if negative_prompt is None:
         negative_prompt = manifest.prompts.negative
     if negative_prompt is None:
-        return Texts(prompts, None, int(images_each))
+        return Texts(prompts, None, int(images_each), later)
     negatives = _texts("negative_prompt", negative_prompt)
     if len(negatives) == 1:
         negatives *= len(prompts)
@@ -104,7 +136,7 @@ def read_texts(manifest: Manifest, prompt: object, negative_prompt: object, imag
         raise InputError(
             f"negative_prompt: {len(negatives)} came for {len(prompts)} prompts; give one, or one for each"
         )
-    return Texts(prompts, negatives, int(images_each))
+    return Texts(prompts, negatives, int(images_each), later, later_negatives)
 
 
 def read_conditions(
@@ -142,8 +174,10 @@ def read_conditions(
     unconditional = _tensors("unconditional", specs, given_unconditional or {})
     if texts is not None:
         assert encode is not None
-        made = dict(encode(texts.prompts, False))
-        negative = dict(encode(texts.negatives, True)) if guided and texts.negatives is not None else {}
+        made = dict(encode(texts.prompts, False, texts.others))
+        negative: dict[str, Array] = {}
+        if guided and texts.negatives is not None:
+            negative = dict(encode(texts.negatives, True, texts.negative_others))
         if manifest.prompts is not None and manifest.prompts.padding == "dropped":
             made, negative = _without_padding(made, negative, encode.lengths(texts.prompts), texts.images_each)
         conditional = {**_repeated(made, texts.images_each), **conditional}
@@ -174,6 +208,16 @@ def read_conditions(
         for name, array in arrays.items():
             check_values(specs[name], array)
     return conditions
+
+
+def _later(prompts: Prompts, name: str, value: object, place: int, count: int) -> list[str]:
+    """Return the texts of the text encoder at ``place``, one for each of ``count`` prompts."""
+    if place >= len(prompts.encoders):
+        raise InputError(f"{name}: came, but this bundle has no text encoder {place + 1}; leave it out")
+    texts = _texts(name, value)
+    if len(texts) not in (1, count):
+        raise InputError(f"{name}: {len(texts)} came for {count} prompts; give one, or one for each")
+    return texts * count if len(texts) == 1 else texts
 
 
 def _texts(name: str, value: object) -> list[str]:

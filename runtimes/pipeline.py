@@ -132,6 +132,10 @@ class Pipeline:
         class_labels: int | Sequence[int] | None = None,
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
+        prompt_2: str | Sequence[str] | None = None,
+        prompt_3: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_3: str | Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
         conditions: Mapping[str, NDArray[Any]] | None = None,
         unconditional: Mapping[str, NDArray[Any]] | None = None,
@@ -175,6 +179,8 @@ class Pipeline:
             prompt: one text or several, for a bundle with text encoders. What an encoder does not read of a long one
                 is cut, with a warning that quotes it.
             negative_prompt: what the unguided half is given: one text for all, or one a prompt.
+            prompt_2, prompt_3, negative_prompt_2, negative_prompt_3: what the second and third text encoder read
+                instead, where the bundle has them (Stable Diffusion 3, FLUX).
             num_images_per_prompt: pictures of the same prompt stand beside each other.
             conditions, unconditional: inputs of the denoiser by name, [batch, …], instead of what labels and prompts
                 make, for the two halves of guidance.
@@ -244,7 +250,8 @@ class Pipeline:
             skip_start=skip_layer_guidance_start,
             skip_stop=skip_layer_guidance_stop,
         )
-        texts = read_texts(manifest, prompt, negative_prompt, num_images_per_prompt)
+        others = ((prompt_2, negative_prompt_2), (prompt_3, negative_prompt_3))
+        texts = read_texts(manifest, prompt, negative_prompt, num_images_per_prompt, others)
         if texts is not None and self._prompts is None:
             self._prompts = PromptReader(self.bundle, self.pool)
         conditioner = None if manifest.image_conditions is None else ImageConditioner(manifest, self.pool)

@@ -48,24 +48,32 @@ class PromptReader:
         self._tokenizers: dict[str, Tokenizer] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, texts: Sequence[str], negative: bool = False) -> dict[str, Array]:
+    def __call__(
+        self, texts: Sequence[str], negative: bool = False, others: Mapping[int, Sequence[str]] | None = None
+    ) -> dict[str, Array]:
         """Return the conditions that ``texts`` make, by name, [len(texts), …].
 
         A text that is longer than an encoder reads is cut, with a warning that quotes what was left out.
+
+        Args:
+            others: as many texts, which the encoder at that place reads instead: 1 is the second.
 
         Raises:
             InputError: a text is none that can be written as UTF-8.
             BundleError: a tokenizer or encoder was altered, or cannot be read.
             BackendError: an encoder failed, or gave values that are not finite.
         """
-        made = self.encoded(texts, negative)
+        made = self.encoded(texts, negative, others)
         return made if self._prompts.join is None else self._run(self._prompts.join, made)
 
-    def encoded(self, texts: Sequence[str], negative: bool = False) -> dict[str, Array]:
+    def encoded(
+        self, texts: Sequence[str], negative: bool = False, others: Mapping[int, Sequence[str]] | None = None
+    ) -> dict[str, Array]:
         """Return what the text encoders give for ``texts``, by name, [len(texts), …]; see :meth:`__call__`."""
         made: dict[str, Array] = {}
-        for encoder in self._prompts.encoders:
-            made |= self._run(encoder.component, self.tokens(encoder, texts, negative))
+        for place, encoder in enumerate(self._prompts.encoders):
+            read = (others or {}).get(place, texts)
+            made |= self._run(encoder.component, self.tokens(encoder, read, negative))
         return made
 
     def tokens(self, encoder: PromptEncoder, texts: Sequence[str], negative: bool = False) -> dict[str, Array]:

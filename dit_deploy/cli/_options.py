@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Arch", "BundleFolder", "Engine", "ImageSize", "Threads", "Vae"]
+__all__ = ["Arch", "BundleFolder", "ClipSkip", "Engine", "ImageSize", "MaxSequenceLength", "Threads", "Vae"]
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.", show_default=False)]
 
@@ -34,6 +34,18 @@ Vae = Annotated[
         help="A diffusers autoencoder folder.",
         show_default="the source's own, or the folder vae beside it",
     ),
+]
+MaxSequenceLength = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Tokens of a prompt that the longest text encoder reads (PixArt, Stable Diffusion 3, FLUX).",
+        show_default="the pipeline's own",
+    ),
+]
+ClipSkip = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Layers of CLIP left out beside the last (Stable Diffusion 3).", show_default="0"),
 ]
 Engine = Annotated[
     str,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dit_deploy.cli._console import show_lines
-from dit_deploy.cli._options import Arch, ImageSize, Vae
+from dit_deploy.cli._options import Arch, ClipSkip, ImageSize, MaxSequenceLength, Vae
 
 __all__ = ["export"]
 
@@ -19,7 +19,7 @@ def export(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A diffusers DiTPipeline or DiTTransformer2DModel folder, or a facebookresearch/DiT checkpoint file.",
+            help="A diffusers pipeline or DiTTransformer2DModel folder, or a facebookresearch/DiT checkpoint file.",
             show_default=False,
         ),
     ],
@@ -29,6 +29,8 @@ def export(
     arch: Arch = None,
     image_size: ImageSize = None,
     vae: Vae = None,
+    max_sequence_length: MaxSequenceLength = None,
+    clip_skip: ClipSkip = None,
     dtype: Annotated[
         str,
         typer.Option(
@@ -56,6 +58,8 @@ def export(
         arch=arch,
         image_size=image_size,
         vae=vae,
+        max_sequence_length=max_sequence_length,
+        clip_skip=clip_skip,
         dtype=dtype,
         overwrite=overwrite,
         progress=show_lines(quiet),

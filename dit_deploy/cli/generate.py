@@ -62,6 +62,14 @@ def generate(
             show_default=_MODEL,
         ),
     ] = None,
+    prompt_2: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="What the second text encoder reads instead.", show_default="the prompt"),
+    ] = None,
+    prompt_3: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="What the third text encoder reads instead.", show_default="the prompt"),
+    ] = None,
     images_per_prompt: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures of each prompt.")] = 1,
     steps: Annotated[int | None, typer.Option(metavar="N", help="Denoising steps.", show_default=_MODEL)] = None,
     scheduler: Annotated[
@@ -229,6 +237,8 @@ def generate(
             class_labels=labels,
             prompt=prompt or None,
             negative_prompt=negative_prompt or None,
+            prompt_2=prompt_2 or None,
+            prompt_3=prompt_3 or None,
             num_images_per_prompt=images_per_prompt,
             num_inference_steps=steps,
             guidance_scale=guidance_scale,

@@ -9,7 +9,7 @@ import typer
 
 from dit_deploy.cli._console import print_results, show_lines
 from dit_deploy.cli._labels import class_indices
-from dit_deploy.cli._options import Arch, BundleFolder, Engine, ImageSize, Vae
+from dit_deploy.cli._options import Arch, BundleFolder, ClipSkip, Engine, ImageSize, MaxSequenceLength, Vae
 from dit_deploy.errors import InputError
 
 __all__ = ["parity"]
@@ -26,6 +26,8 @@ def parity(
     arch: Arch = None,
     image_size: ImageSize = None,
     vae: Vae = None,
+    max_sequence_length: MaxSequenceLength = None,
+    clip_skip: ClipSkip = None,
     engine: Engine = "auto",
     steps: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Denoising steps.", show_default="the model's own")
@@ -83,7 +85,14 @@ def parity(
         raise InputError(f"--report {report} is a file; give a folder, which may exist")
     say = show_lines(quiet)
     say(f"opening {reference}")
-    source = TorchReference.open(reference, arch=arch, image_size=image_size, vae=vae)
+    source = TorchReference.open(
+        reference,
+        arch=arch,
+        image_size=image_size,
+        vae=vae,
+        max_sequence_length=max_sequence_length,
+        clip_skip=clip_skip,
+    )
     found = compare(
         opened,
         source,

@@ -11,6 +11,7 @@ from dit_deploy.bundle.manifest import Axis, Prediction, TensorSpec
 from dit_deploy.errors import SourceError
 
 __all__ = [
+    "check_tokens",
     "latents_tensor",
     "mask_feeds",
     "mask_tensor",
@@ -105,6 +106,14 @@ def read_prediction(scheduler_config: Mapping[str, Any], *, variance: bool = Fal
     if found not in known:
         raise SourceError(f"prediction_type {found!r} of the scheduler config is none of {', '.join(known)}")
     return Prediction.model_validate({"type": found, "learned_range_variance": variance})
+
+
+def check_tokens(tokens: int, largest: int | None = None) -> int:
+    """Return a number of tokens that was chosen; :class:`SourceError` where a family's pipeline takes none such."""
+    if tokens < 1 or (largest is not None and tokens > largest):
+        expected = "1 or more" if largest is None else f"1 … {largest}"
+        raise SourceError(f"--max-sequence-length: {tokens} came, {expected} tokens were expected")
+    return tokens
 
 
 def mask_feeds(

@@ -41,7 +41,7 @@ __all__ = ["Denoiser", "Rotary", "denoiser_component", "open_pipeline"]
 _SAMPLE_SIZE = 128
 #: Latent pixels on a side of a token: the pipeline packs 2 × 2 of them.
 _PATCH = 2
-#: Tokens of T5, which the pipeline pads to and gives no mask of.
+#: Tokens of T5 at most, and by default; the pipeline pads to them and gives no mask.
 _TEXT_TOKENS = 512
 #: Sizes at which graphs are proved. Training size on a CPU would take an hour of the 12-billion-parameter model.
 _PROVED = 16
@@ -49,8 +49,11 @@ _PROVED = 16
 _EXACT_BITS = 12
 
 
-def open_pipeline(folder: Path) -> Source:
+def open_pipeline(folder: Path, *, max_sequence_length: int = _TEXT_TOKENS) -> Source:
     """Open a ``FluxPipeline`` folder.
+
+    Args:
+        max_sequence_length: tokens of T5, at most the usual number; schnell is documented with 256.
 
     Raises:
         SourceError: a part is missing, or of another class than FLUX.1's; or parts do not fit each other.
@@ -67,7 +70,8 @@ def open_pipeline(folder: Path) -> Source:
         pooled_output="pooled_projections",
         projection=False,
     )
-    text = t5.graph(folder / "text_encoder_2", "text_encoder_2", tokens=_TEXT_TOKENS, attends_mask=False)
+    tokens = parts.check_tokens(max_sequence_length, _TEXT_TOKENS)
+    text = t5.graph(folder / "text_encoder_2", "text_encoder_2", tokens=tokens, attends_mask=False)
     for graph, key, default in ((pooled, "pooled_projection_dim", 768), (text, "joint_attention_dim", 4096)):
         _check_width(folder, graph, int(config.get(key, default)), key)
     halves, (compression, scale, shift) = autoencoders.graphs(folder / "vae", channels, 2 * _PROVED)
@@ -118,7 +122,7 @@ def open_pipeline(folder: Path) -> Source:
             "tokenizer/tokenizer.json": lambda: tokenizer_json(
                 folder / "tokenizer", length=max_length(folder / "tokenizer")
             ),
-            "tokenizer_2/tokenizer.json": lambda: tokenizer_json(folder / "tokenizer_2", length=_TEXT_TOKENS),
+            "tokenizer_2/tokenizer.json": lambda: tokenizer_json(folder / "tokenizer_2", length=tokens),
         },
     )
 

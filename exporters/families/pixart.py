@@ -41,13 +41,17 @@ _TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 _FORMER_CLASS = "Transformer2DModel"
 
 
-def open_pipeline(folder: Path) -> Source:
+def open_pipeline(folder: Path, *, max_sequence_length: int | None = None) -> Source:
     """Open a folder that ``PixArtAlphaPipeline`` or ``PixArtSigmaPipeline`` saved.
+
+    Args:
+        max_sequence_length: tokens of a prompt, the pipeline's usual number by default.
 
     Raises:
         SourceError: a part is missing, or the parts do not fit each other.
     """
-    tokens = _TOKENS[str(files.read_json(folder / "model_index.json")["_class_name"])]
+    usual = _TOKENS[str(files.read_json(folder / "model_index.json")["_class_name"])]
+    tokens = parts.check_tokens(usual if max_sequence_length is None else max_sequence_length)
     transformer, vae, text_encoder = folder / "transformer", folder / "vae", folder / "text_encoder"
     config = _config(transformer)
     scheduler_config = files.read_json(folder / "scheduler" / "scheduler_config.json")

@@ -41,15 +41,20 @@ from dit_deploy.exporters.tokenizers import max_length, tokenizer_json
 
 __all__ = ["Denoiser", "JoinedConditions", "denoiser_component", "open_pipeline"]
 
-#: Tokens of T5, the pipeline's default, which it pads to and gives no mask of.
-_T5_TOKENS = 256
+#: Tokens of T5, the pipeline's default, which it pads to and gives no mask of; and the most that it takes.
+_T5_TOKENS, _MOST_T5_TOKENS = 256, 512
 #: Largest patch grid at which the denoiser is proved: training size on a CPU would take an hour of an 8-billion model.
 _PROVED = 16
 _BATCH = Axis(name="batch")
 
 
-def open_pipeline(folder: Path) -> Source:
+def open_pipeline(folder: Path, *, max_sequence_length: int = _T5_TOKENS, clip_skip: int = 0) -> Source:
     """Open a ``StableDiffusion3Pipeline`` folder, with T5 or without.
+
+    Args:
+        max_sequence_length: tokens of T5, 256 by default, 512 at most.
+        clip_skip: layers of both CLIPs that are left out beside the last; for negative prompts too, where diffusers
+            leaves none out.
 
     Raises:
         SourceError: a part is missing, or parts do not fit each other.
@@ -63,21 +68,22 @@ def open_pipeline(folder: Path) -> Source:
     _check_layout(transformer, config)
     halves, (compression, scale, shift) = autoencoders.graphs(vae, channels, 2 * _PROVED)
 
+    t5_tokens = parts.check_tokens(max_sequence_length, _MOST_T5_TOKENS)
     # Both CLIPs get as many tokens as the first one's tokenizer has.
     tokens = max_length(folder / "tokenizer")
     has_t5 = any(index.get("text_encoder_3") or ())
-    encoders = _clips(folder, tokens)
+    encoders = _clips(folder, tokens, clip_skip)
     if has_t5:
         encoders.append(
             t5.graph(
                 folder / "text_encoder_3",
                 "text_encoder_3",
-                tokens=_T5_TOKENS,
+                tokens=t5_tokens,
                 output="prompt_embeds_3",
                 attends_mask=False,
             )
         )
-    conditions = _conditions(folder, encoders, tokens, config)
+    conditions = _conditions(folder, encoders, (tokens, tokens, t5_tokens), config)
     names = [graph.name for graph in encoders]
     tokenizers = {name: f"{name.replace('text_encoder', 'tokenizer')}/tokenizer.json" for name in names}
     grid = min(size // patch, _PROVED)
@@ -85,7 +91,7 @@ def open_pipeline(folder: Path) -> Source:
         "denoiser",
         denoiser_component(config, scheduler_config),
         lambda: Denoiser(_load(transformer)).eval(),
-        {"batch": 2, "sequence_length": tokens + _T5_TOKENS, "patch_height": grid, "patch_width": grid},
+        {"batch": 2, "sequence_length": tokens + t5_tokens, "patch_height": grid, "patch_width": grid},
         reference=lambda: _Reference(_load(transformer)),
         feeds=_skip_feeds(int(config["num_layers"])),
     )
@@ -113,7 +119,10 @@ def open_pipeline(folder: Path) -> Source:
             encoders=tuple(PromptEncoder(component=name, tokenizer=tokenizers[name]) for name in names),
             join="conditions",
         ),
-        files={path: _tokenizer(folder / Path(path).parent, name, tokens) for name, path in tokenizers.items()},
+        files={
+            path: _tokenizer(folder / Path(path).parent, t5_tokens if name == "text_encoder_3" else tokens)
+            for name, path in tokenizers.items()
+        },
         notes=() if has_t5 else ("the folder has no text_encoder_3 (T5): prompts are read by both CLIPs alone",),
     )
 
@@ -237,15 +246,17 @@ def _load(folder: Path) -> SD3Transformer2DModel:
     return load_diffusers(SD3Transformer2DModel, folder)
 
 
-def _clips(folder: Path, tokens: int) -> list[Graph]:
+def _clips(folder: Path, tokens: int, skipped: int) -> list[Graph]:
     """Return the graphs of both CLIPs; their outputs are called as in ``encode_prompt``."""
+    if skipped < 0:
+        raise SourceError(f"--clip-skip: {skipped} came, 0 or more layers were expected")
     return [
         clip.graph(
             folder / f"text_encoder{suffix}",
             f"text_encoder{suffix}",
             tokens=tokens,
             hidden_output=f"prompt_embeds{suffix}",
-            hidden_layer=-2,
+            hidden_layer=-2 - skipped,
             pooled_output=f"pooled_prompt_embeds{suffix}",
             projection=True,
         )
@@ -253,10 +264,12 @@ def _clips(folder: Path, tokens: int) -> list[Graph]:
     ]
 
 
-def _conditions(folder: Path, encoders: list[Graph], tokens: int, config: Mapping[str, Any]) -> Graph:
-    """Return the graph that joins the encoders' outputs; :class:`SourceError` where they do not fit the transformer."""
+def _conditions(folder: Path, encoders: list[Graph], lengths: tuple[int, int, int], config: Mapping[str, Any]) -> Graph:
+    """Return the graph that joins the encoders' outputs; :class:`SourceError` where they do not fit the transformer.
+
+    ``lengths`` are the tokens of both CLIPs and of T5.
+    """
     width, pooled_width = int(config["joint_attention_dim"]), int(config["pooled_projection_dim"])
-    lengths = [tokens, tokens, _T5_TOKENS]
     inputs = []
     for graph, length in zip(encoders, lengths, strict=False):
         for spec in graph.component.outputs:
@@ -277,15 +290,15 @@ def _conditions(folder: Path, encoders: list[Graph], tokens: int, config: Mappin
                 "together"
             )
     outputs = (
-        TensorSpec(name="encoder_hidden_states", dtype="float32", axes=(_BATCH, tokens + _T5_TOKENS, width)),
+        TensorSpec(name="encoder_hidden_states", dtype="float32", axes=(_BATCH, lengths[0] + lengths[2], width)),
         TensorSpec(name="pooled_projections", dtype="float32", axes=(_BATCH, pooled_width)),
     )
     component = Component(path="conditions/model.onnx", inputs=tuple(inputs), outputs=outputs)
-    return Graph("conditions", component, lambda: JoinedConditions(width, _T5_TOKENS), {"batch": 4})
+    return Graph("conditions", component, lambda: JoinedConditions(width, lengths[2]), {"batch": 4})
 
 
-def _tokenizer(folder: Path, encoder: str, clip_tokens: int) -> Callable[[], bytes]:
-    return lambda: tokenizer_json(folder, length=_T5_TOKENS if encoder == "text_encoder_3" else clip_tokens)
+def _tokenizer(folder: Path, tokens: int) -> Callable[[], bytes]:
+    return lambda: tokenizer_json(folder, length=tokens)
 
 
 def _check_layout(folder: Path, config: Mapping[str, Any]) -> None:

@@ -1,8 +1,9 @@
-"""A source as the bundle that it would become, without its graphs: what it declares, and its tokenizers."""
+"""A source as the bundle that it would become, without its graphs: what it declares, its scheduler, its tokenizers."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from dit_deploy.bundle import Bundle, FileRecord, Manifest, SourceRecord
@@ -12,16 +13,17 @@ __all__ = ["described"]
 
 
 def described(source: Source, folder: Path) -> Bundle:
-    """Write the tokenizers of ``source`` below ``folder``, and return a bundle of them and of what the source says.
+    """Write the small files of ``source`` below ``folder``, and return a bundle of them and of what the source says.
 
     So the runtimes' own readers of prompts and conditions serve the reference, on the source's files and declarations,
     not on those of the bundle that is under test. Graphs have records of no bytes: they run in PyTorch.
     """
     components = {graph.name: graph.component for graph in source.graphs}
     nothing = FileRecord(size=0, sha256=hashlib.sha256().hexdigest())
-    files = dict.fromkeys((source.scheduler.path, *(one.path for one in components.values())), nothing)
-    for path, content in source.files.items():
-        data = content()
+    files = dict.fromkeys((one.path for one in components.values()), nothing)
+    written = {path: content() for path, content in source.files.items()}
+    written[source.scheduler.path] = json.dumps(dict(source.scheduler_config)).encode()
+    for path, data in written.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
         files[path] = FileRecord(size=len(data), sha256=hashlib.sha256(data).hexdigest())

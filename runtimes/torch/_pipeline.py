@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,20 @@ class OwnPipeline:
 
     Args:
         folder: which :meth:`open` found to be a pipeline's.
+        options: arguments that its checkpoint was opened with; those that are ``None`` are the class's own.
     """
 
-    def __init__(self, folder: Path, kind: type[Any]) -> None:
-        self.folder, self._kind = folder, kind
+    def __init__(self, folder: Path, kind: type[Any], options: Mapping[str, Any]) -> None:
+        self.folder, self._kind, self._options = folder, kind, options
         self._accepted = inspect.signature(kind.__call__).parameters
 
     @classmethod
-    def open(cls, folder: Path) -> OwnPipeline | None:
+    def open(cls, folder: Path, options: Mapping[str, Any]) -> OwnPipeline | None:
         """Return the pipeline of ``folder``; ``None`` where it is none, or of a class that diffusers does not have."""
         if not (folder / "model_index.json").is_file():
             return None
         kind = getattr(diffusers, str(read_json(folder / "model_index.json").get("_class_name")), None)
-        return None if kind is None else cls(folder, kind)
+        return None if kind is None else cls(folder, kind, options)
 
     @property
     def name(self) -> str:
@@ -89,6 +90,7 @@ class OwnPipeline:
         guidance = source.guidance
         knob = "true_cfg_scale" if guidance.kind == "classifier_free" else "guidance_scale"
         wanted: dict[str, Any] = {
+            **self._options,
             **drawing.subjects,
             (knob if knob in self._accepted else "guidance_scale"): drawing.guidance_scale,
             "num_inference_steps": drawing.num_inference_steps,

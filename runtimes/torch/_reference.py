@@ -81,11 +81,17 @@ class TorchReference:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, arch: str | None = None, image_size: int | None = None, vae: str | Path | None = None
+        cls,
+        path: str | Path,
+        *,
+        arch: str | None = None,
+        image_size: int | None = None,
+        vae: str | Path | None = None,
+        **options: int | None,
     ) -> Self:
-        """Open a checkpoint; see :func:`~dit_deploy.exporters.sources.open_source`."""
-        source = open_source(path, arch=arch, image_size=image_size, vae=vae)
-        return cls(source, OwnPipeline.open(Path(path)) if vae is None else None)
+        """Open a checkpoint as it was exported; see :func:`~dit_deploy.exporters.sources.open_source`."""
+        source = open_source(path, arch=arch, image_size=image_size, vae=vae, **options)
+        return cls(source, OwnPipeline.open(Path(path), options) if vae is None else None)
 
     @property
     def kind(self) -> str:
@@ -133,6 +139,8 @@ class TorchReference:
         *,
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
+        prompt_2: str | Sequence[str] | None = None,
+        prompt_3: str | Sequence[str] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_channels: int | Literal["model"] | None = "model",
@@ -160,10 +168,11 @@ class TorchReference:
             InputError: the source has no encoder for ``image`` or ``prompt``, or diffusers has no such scheduler.
         """
         source, manifest = self.source, self._described.manifest
-        texts = read_texts(manifest, prompt, negative_prompt, 1)
+        texts = read_texts(manifest, prompt, negative_prompt, 1, ((prompt_2, None), (prompt_3, None)))
         subjects: dict[str, list[Any]] = {}
         if texts is not None:
             subjects["prompt"] = list(texts.prompts)
+            subjects |= {f"prompt_{place + 1}": list(other) for place, other in texts.others.items()}
             if negative_prompt is not None and texts.negatives is not None:
                 subjects["negative_prompt"] = list(texts.negatives)
         if class_labels is not None:

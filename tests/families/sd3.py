@@ -37,11 +37,11 @@ POSITIONS = 11
 _TEXT_WIDTH, _POOLED = 100, (14, 10)
 
 
-def sd35(folder: Path, **options: Any) -> Path:
+def sd35(folder: Path, *, layers: tuple[int, int] = (1, 2), **options: Any) -> Path:
     """Save a pipeline with T5, dual attention and normalised queries and keys; sizes are multiples of 4 pixels."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     model = transformer(num_layers=2, dual_attention_layers=(0,), qk_norm="rms_norm", **options)
-    return _save(folder, model, scheduler, with_t5=True)
+    return _save(folder, model, scheduler, with_t5=True, layers=layers)
 
 
 def sd3(folder: Path, **options: Any) -> Path:
@@ -76,7 +76,9 @@ def transformer(*, heads: int = 3, head_dim: int = 20, seed: int = 0, **options:
     return fill_zeros(model).eval()
 
 
-def _save(folder: Path, model: SD3Transformer2DModel, scheduler: Any, *, with_t5: bool) -> Path:
+def _save(
+    folder: Path, model: SD3Transformer2DModel, scheduler: Any, *, with_t5: bool, layers: tuple[int, int] = (1, 2)
+) -> Path:
     made = folder / "made"
     words = clip_tokenizer(made / "tokenizer"), clip_tokenizer(made / "tokenizer_2", pad_token="!")
     torch.manual_seed(1)
@@ -85,7 +87,7 @@ def _save(folder: Path, model: SD3Transformer2DModel, scheduler: Any, *, with_t5
             vocab_size=size,
             hidden_size=width,
             intermediate_size=36,
-            num_hidden_layers=layers,
+            num_hidden_layers=count,
             num_attention_heads=heads,
             projection_dim=pooled,
             hidden_act=activation,
@@ -93,8 +95,8 @@ def _save(folder: Path, model: SD3Transformer2DModel, scheduler: Any, *, with_t5
             eos_token_id=2,  # as in the released configs: the pooled state is that of the largest id
             pad_token_id=1,
         )
-        for size, width, heads, layers, pooled, activation in zip(
-            words, (36, 60), (3, 5), (1, 2), _POOLED, ("quick_gelu", "gelu"), strict=True
+        for size, width, heads, count, pooled, activation in zip(
+            words, (36, 60), (3, 5), layers, _POOLED, ("quick_gelu", "gelu"), strict=True
         )
     )
     text_encoder_3 = tokenizer_3 = None

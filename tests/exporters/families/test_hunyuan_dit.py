@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, HunyuanDiTPipeline
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, HunyuanDiTPipeline
 from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import get_resize_crop_region_for_grid
 
 from dit_deploy import Pipeline
@@ -28,6 +28,7 @@ from dit_deploy.exporters.source import Graph
 from dit_deploy.exporters.sources import open_source
 from dit_deploy.exporters.tracing import call, example_inputs, trace, traced_sizes
 from dit_deploy.runtimes.prompts import PromptReader
+from dit_deploy.runtimes.torch import TorchReference
 from tests.families import hunyuan_dit
 
 #: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
@@ -202,6 +203,43 @@ def test_another_scheduler(hunyuan: Case) -> None:
         hunyuan.theirs.scheduler = before
     ours = hunyuan.ours(**arguments, seed=3, scheduler="DPMSolverMultistepScheduler", output_type="latent")
     assert difference(ours.latents, latents) <= 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [7, [4, 5]])
+def test_image_to_image(hunyuan: Case, seed: int | list[int]) -> None:
+    """diffusers has no such pipeline of HunyuanDiT: held against the loop of those that it has, with its scheduler and
+    VAE, after that loop is found to draw what HunyuanDiT's own pipeline draws without a picture.
+    """
+    reference = TorchReference.open(hunyuan.folder)
+    given: dict[str, Any] = {"prompt": PROMPTS, "num_inference_steps": 5, "guidance_scale": 3.0, "seed": seed}
+    size = {"height": 48, "width": 32}
+    loop = reference.sample(**given, **size, own_loop=True)
+    assert reference.sample(**given, **size).implementation == "diffusers HunyuanDiTPipeline"
+    assert difference(loop.latents, reference.sample(**given, **size).latents) <= 1e-4
+
+    image = np.random.default_rng(3).random((1 if seed == 7 else 2, 48, 32, 3)).astype(np.float32)
+    theirs = reference.sample(**given, image=image, strength=0.6, **size)
+    ours = hunyuan.ours(**given, image=image, strength=0.6, output_type="numpy")
+    assert len(theirs.evaluations) == 3
+    assert difference(ours.latents, theirs.latents) <= 1e-3
+    assert theirs.images is not None
+    assert np.abs(np.asarray(ours.images) - theirs.images).max() <= 1 / 255
+
+    # What both begin with, by diffusers' own classes.
+    vae, scheduler = hunyuan.theirs.vae, DDPMScheduler.from_config(hunyuan.theirs.scheduler.config)
+    scheduler.set_timesteps(5)
+    pixels = 2 * torch.from_numpy(image).permute(0, 3, 1, 2) - 1
+    seeds = [seed] if isinstance(seed, int) else seed
+    generators = [torch.Generator("cpu").manual_seed(one) for one in seeds]
+    with torch.no_grad():
+        posteriors = [vae.encode(one[None]).latent_dist for one in pixels]
+    clean = torch.cat([one.sample(generator) for one, generator in zip(posteriors, generators, strict=True)])
+    clean = (clean * vae.config.scaling_factor).expand(2, -1, -1, -1)
+    each = (2 // len(seeds), *clean.shape[1:])
+    noise = torch.cat([torch.randn(each, generator=generator) for generator in generators])
+    start = scheduler.add_noise(clean, noise, scheduler.timesteps[2:3].repeat(2))
+    assert difference(theirs.evaluations[0].sample, start.numpy()) <= 1e-5
 
 
 def test_the_bundle_says_what_the_pipeline_does(saved: Path) -> None:
