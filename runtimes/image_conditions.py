@@ -136,6 +136,7 @@ class ImageConditioner:
             source: gives one draw where the graph takes noise.
 
         Raises:
+            InputError: there is a last picture, and one frame.
             BackendError: a graph failed, or gave values that are not finite.
         """
         images = np.zeros((batch, 3, frames, height, width), np.float32)
@@ -144,6 +145,8 @@ class ImageConditioner:
         sizes = bind_axes([spec for spec in self._component.inputs if spec.name in arrays], arrays)
         if pictures is None:
             return {spec.name: np.zeros(shape_of(spec, sizes), spec.dtype) for spec in self._component.outputs}
+        if pictures.last is not None and frames == 1:
+            raise InputError("last_image: a video of one frame has none beside the first; ask for more num_frames")
         for picture, frame in ((pictures.first, 0), (pictures.last, frames - 1)):
             if picture is not None:
                 images[:, :, frame], given[:, frame] = picture, 1

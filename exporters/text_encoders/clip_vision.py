@@ -76,14 +76,12 @@ def graph(folder: Path, processor: Path, component: str, *, pictures: int, outpu
 def _statistics(file: Path, size: int) -> Tensor:
     """Return mean and deviation of the pictures' channels, [2, 3, 1, 1], as CLIP's image processor applies them."""
     config = {**_PROCESSOR, **read_json(file)}
-    side = config["crop_size"] if isinstance(config["crop_size"], dict) else dict.fromkeys(("height", "width"), size)
-    expected = {**_PROCESSOR, "size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
-    for name, value in expected.items():
-        found = side if name == "crop_size" else config[name]
-        if name in ("image_mean", "image_std") or found == value:
-            continue
-        if name != "rescale_factor" or abs(found - value) > 1e-6:
-            raise SourceError(f"{file}: {name} is {config[name]}; expected {value} of an encoder of {size} pixels")
+    # Older configs say a number for either.
+    sizes = {"size": [{"shortest_edge": size}, size], "crop_size": [{"height": size, "width": size}, size]}
+    for name, usual in _PROCESSOR.items():
+        allowed = sizes.get(name, [usual])
+        if name not in ("image_mean", "image_std") and config[name] not in allowed:
+            raise SourceError(f"{file}: {name} is {config[name]}; expected {allowed[0]} of an encoder of {size} pixels")
     return torch.tensor([config["image_mean"], config["image_std"]], dtype=torch.float32)[..., None, None]
 
 

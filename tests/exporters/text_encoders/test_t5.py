@@ -51,6 +51,13 @@ def test_without_a_mask_padding_is_attended_to(folder: Path, tmp_path: Path) -> 
     assert largest_difference(graph, traced(graph, tmp_path), SIZES) < 1e-5
 
 
+@pytest.mark.slow
+def test_padding_can_be_zeros(folder: Path, tmp_path: Path) -> None:
+    graph = t5.graph(folder, "text_encoder", tokens=512, attends_mask=True, zero_padding=True)
+    assert [spec.name for spec in graph.component.outputs] == ["encoder_hidden_states"]
+    assert largest_difference(graph, traced(graph, tmp_path), SIZES) < 1e-5
+
+
 @pytest.mark.parametrize(("buckets", "maximum"), [(32, 128), (32, 50), (16, 20), (64, 1000)])
 def test_buckets_are_those_of_transformers(buckets: int, maximum: int) -> None:
     distances = torch.arange(3000)
