@@ -57,7 +57,8 @@ class SpacetimeDiTConfig:
         patch_size: frames, rows and columns of a patch: (p_t, p_h, p_w).
         attention: ``joint``, every patch to every patch; or ``factorised``, blocks 0, 2, … over the patches of a frame,
             blocks 1, 3, … over the patches at a place.
-        positions: ``rotary``, turning queries and keys; or ``sincos``, added to the patches once.
+        positions: ``rotary``, turning queries and keys, which tells how far apart patches are; ``sincos``, added to the
+            patches once, which tells where each is; or ``both``.
         window: frames, rows and columns of patches that each patch sees, M = their product; ``None`` sees everything.
             Even numbers, or 1 for the own frame, row or column alone; where the video has fewer, all of them are seen.
             The queries of a block of half as many along each axis share a window, so a patch sees at least a quarter of
@@ -73,7 +74,7 @@ class SpacetimeDiTConfig:
     text_width: int = 512
     patch_size: tuple[int, int, int] = (1, 2, 2)
     attention: Literal["joint", "factorised"] = "joint"
-    positions: Literal["rotary", "sincos"] = "rotary"
+    positions: Literal["rotary", "sincos", "both"] = "rotary"
     window: tuple[int, int, int] | None = None
     mlp_ratio: float = 4.0
     sample_size: tuple[int, int, int] = (16, 32, 32)
@@ -96,10 +97,10 @@ class SpacetimeDiTConfig:
             raise SourceError(f"window {list(self.window or ())} must have even sides, or sides of 1")
         for name, value, known in (
             ("attention", self.attention, ("joint", "factorised")),
-            ("positions", self.positions, ("rotary", "sincos")),
+            ("positions", self.positions, ("rotary", "sincos", "both")),
         ):
             if value not in known:
-                raise SourceError(f"{name} {value!r} is neither of {' and '.join(known)}")
+                raise SourceError(f"{name} {value!r} is none of {', '.join(known)}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SpacetimeDiTConfig:
@@ -353,8 +354,9 @@ class SpacetimeDiT(nn.Module):
         hidden = config.hidden_size
         volume = config.patch_size[0] * config.patch_size[1] * config.patch_size[2]
         self.register_buffer("timestep_frequencies", geometric_frequencies(FREQUENCIES // 2), persistent=False)
-        for axis, pairs in enumerate(_pairs(config)):
-            self.register_buffer(f"position_frequencies_{axis}", geometric_frequencies(pairs), persistent=False)
+        for kind, width in (("rotary", config.head_dim), ("sincos", hidden)):
+            for axis, pairs in enumerate(_pairs(width)):
+                self.register_buffer(f"{kind}_frequencies_{axis}", geometric_frequencies(pairs), persistent=False)
         self.patch_in = nn.Linear(volume * config.in_channels, hidden)
         self.timestep_in, self.timestep_out = nn.Linear(FREQUENCIES, hidden), nn.Linear(hidden, hidden)
         self.text_in, self.text_out = nn.Linear(config.text_width, hidden), nn.Linear(hidden, hidden)
@@ -379,10 +381,9 @@ class SpacetimeDiT(nn.Module):
         for linear in zero:
             nn.init.zeros_(linear.weight)
 
-    @property
-    def position_frequencies(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Frequencies along frames, rows, columns."""
-        return self.position_frequencies_0, self.position_frequencies_1, self.position_frequencies_2  # type: ignore[return-value]
+    def _frequencies(self, kind: Literal["rotary", "sincos"]) -> tuple[Tensor, ...]:
+        """Return the frequencies along frames, rows and columns."""
+        return tuple(getattr(self, f"{kind}_frequencies_{axis}") for axis in range(3))
 
     def forward(
         self, latents: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor
@@ -402,11 +403,11 @@ class SpacetimeDiT(nn.Module):
         config = self.config
         x, grid = self._patches(latents)
         x = self.patch_in(x)  # [batch, patches, hidden]
+        if config.positions != "rotary":
+            x = x + sincos_table(grid, self._frequencies("sincos"))
         turn: tuple[Tensor, Tensor] | None = None
-        if config.positions == "sincos":
-            x = x + sincos_table(grid, self.position_frequencies)
-        else:
-            angles = rotary_angles(grid, self.position_frequencies)
+        if config.positions != "sincos":
+            angles = rotary_angles(grid, self._frequencies("rotary"))
             turn = _both_halves(angles.cos()), _both_halves(angles.sin())
         window = self._windows(grid)
 
@@ -464,8 +465,8 @@ def _both_halves(x: Tensor) -> Tensor:
     return torch.cat([x, x], dim=1)[:, None, :]
 
 
-def _pairs(config: SpacetimeDiTConfig) -> tuple[int, int, int]:
-    """How many pairs of channels encode frame, row and column: about a quarter, and the rest halved."""
-    pairs = (config.head_dim if config.positions == "rotary" else config.hidden_size) // 2
+def _pairs(width: int) -> tuple[int, int, int]:
+    """How many of ``width`` / 2 pairs of channels encode frame, row, column: about a quarter, and the rest halved."""
+    pairs = width // 2
     space = max(1, 3 * pairs // 8)
     return pairs - 2 * space, space, space

@@ -85,6 +85,7 @@ def build_dit(text_width: int) -> SpacetimeDiT:
             in_channels=LATENT_CHANNELS,
             text_width=text_width,
             patch_size=(1, 2, 2),
+            positions="both",
             sample_size=LATENT_SIZE,
         )
     )

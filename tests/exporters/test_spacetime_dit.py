@@ -93,7 +93,7 @@ def dense(network: SpacetimeDiT, latents: Tensor, timestep: Tensor, text: Tensor
             ]
         )
         x = linear("patch_in", x)
-        if config.positions == "sincos":
+        if config.positions != "rotary":
             angles = torch.stack([angles_at(place, counts(hidden // 2)) for place in places])
             x = x + torch.cat([angles.sin(), angles.cos()], dim=1)
         frequencies = torch.tensor([10000.0 ** (-i / 128) for i in range(128)]).double() * time
@@ -115,7 +115,7 @@ def dense(network: SpacetimeDiT, latents: Tensor, timestep: Tensor, text: Tensor
                     * w[f"{name}.attention.norm_{which}.weight"]
                     for one, which in ((q, "q"), (k, "k"))
                 )
-                if config.positions == "rotary":
+                if config.positions != "sincos":
                     pairs = counts(config.head_dim // 2)
                     q, k = (
                         torch.stack([turned(*each, pairs) for each in zip(one, places, strict=False)]) for one in (q, k)
@@ -152,7 +152,7 @@ def dense(network: SpacetimeDiT, latents: Tensor, timestep: Tensor, text: Tensor
         {"window": (2, 4, 2)},
         {"window": (4, 1, 2), "positions": "sincos"},
         {"window": (2, 2, 4), "attention": "factorised"},
-        {"patch_size": (2, 2, 1)},
+        {"patch_size": (2, 2, 1), "positions": "both"},
     ],
     ids=lambda options: "-".join(map(str, options.values())) or "joint rotary",
 )
@@ -220,8 +220,8 @@ def test_a_fresh_network_predicts_zero_and_learns() -> None:
         ({"num_heads": 24}, "2 each; rotary"),
         ({"patch_size": [1, 2]}, r"patch_size \[1, 2\] is not three numbers"),
         ({"window": [2, 3, 4]}, r"window \[2, 3, 4\] must have even sides"),
-        ({"attention": "axial"}, "attention 'axial' is neither of joint and factorised"),
-        ({"positions": "learned"}, "positions 'learned' is neither"),
+        ({"attention": "axial"}, "attention 'axial' is none of joint, factorised"),
+        ({"positions": "learned"}, "positions 'learned' is none of"),
         ({"heads": 3}, "a SpacetimeDiT has no 'heads'"),
         ({"depth": None}, None),
     ],
