@@ -194,7 +194,7 @@ def _tensorrt(
     assert plan.flavour is not None
     engine = writer.file(f"{name}.engine")
     only_rtx = plan.target.compute_capabilities if plan.flavour == "tensorrt-rtx" else ()
-    tensorrt.build(
+    report = tensorrt.build(
         graph,
         engine,
         flavour=plan.flavour,
@@ -202,12 +202,16 @@ def _tensorrt(
         profiles=plan.profiles[name],
         precision=precision,
         kept=tuple(lowered.kept) if lowered is not None else (),
-        attention="fused" if precision != "fp32" else "decomposed",
+        # a head that no kernel is fused for, as some text encoders have it, is no reason to have no engine
+        attention="auto" if precision != "fp32" else "decomposed",
         compute_capabilities=only_rtx,
         progress=lambda phase, done, total: tell(f"building {name}: {phase}", done, total),
         stop=stop,
         **vars(plan.tensorrt),
     )
+    for note in report.warnings:
+        if note.startswith("attention is decomposed"):
+            tell(f"{name}: {note}", 1, 1)
     if plan.backend != "onnxruntime":
         if plan.tensorrt.strip_weights:
             _move_graph(graph, engine.with_suffix(".onnx"))  # what the runner fills the engine from
