@@ -11,6 +11,7 @@ Latents are brought to mean 0 and deviation 1 channel by channel; that is inside
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,7 @@ class _FrameByFrame(nn.Module):
     def forward(self, x: Tensor, feat_cache: None = None, feat_idx: object = None) -> Tensor:
         batch, frames = x.shape[0], x.shape[2]
         x = self.resample(x.transpose(1, 2).flatten(0, 1))
-        return x.unflatten(0, (batch, frames)).transpose(1, 2)
+        return x.reshape(batch, frames, *x.shape[1:]).transpose(1, 2)
 
 
 class _TwiceAsManyFrames(_FrameByFrame):
@@ -211,7 +212,7 @@ class _TwiceAsManyFrames(_FrameByFrame):
     def forward(self, x: Tensor, feat_cache: None = None, feat_idx: object = None) -> Tensor:
         # The convolution pads two frames itself.
         others = self.time_conv(F.pad(x[:, :, 1:], (0, 0, 0, 0, 1, 0)))  # [batch, 2 · channels, frames, …]
-        pairs = others.unflatten(1, (2, x.shape[1])).permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
+        pairs = others.reshape(x.shape[0], 2, *x.shape[1:]).permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
         return super().forward(torch.cat([x[:, :, :1], pairs[:, :, 2:]], dim=2))
 
 
@@ -237,11 +238,13 @@ class _Averages(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x, (0, 0, 0, 0, self.frames - 1, 0))
-        frames, height, width = x.shape[2:]
-        x = x.unflatten(4, (width // self.side, self.side)).unflatten(3, (height // self.side, self.side))
-        x = x.unflatten(2, (frames // self.frames, self.frames))
-        x = x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)  # [batch, channels · neighbours, frames, height, width]
-        return x.unflatten(1, (self.out_channels, -1)).mean(dim=2)
+        batch, channels, frames, height, width = x.shape
+        neighbours = (self.frames, self.side, self.side)
+        frames, height, width = (size // count for size, count in zip((frames, height, width), neighbours, strict=True))
+        x = x.reshape(batch, channels, frames, self.frames, height, self.side, width, self.side)
+        x = x.permute(0, 1, 3, 5, 7, 2, 4, 6)  # [batch, channels, neighbours, frames, height, width]
+        groups = channels * math.prod(neighbours) // self.out_channels
+        return x.reshape(batch, self.out_channels, groups, frames, height, width).mean(dim=2)
 
 
 class _EncoderReference(nn.Module):

@@ -90,7 +90,7 @@ class Beside(nn.Module):
         known = given.to(images.dtype)  # [batch, frames]
         latents = self.encoder.encode((images * 2 - 1) * known[:, None, :, None, None])
         known = torch.cat([known[:, :1].expand(-1, FRAMES - 1), known], dim=1)
-        mask = known.unflatten(1, (latents.shape[2], FRAMES)).transpose(1, 2)[..., None, None]
+        mask = known.reshape(known.shape[0], latents.shape[2], FRAMES).transpose(1, 2)[..., None, None]
         return (torch.cat([mask.expand(-1, -1, -1, *latents.shape[3:]), latents], dim=1),)
 
 

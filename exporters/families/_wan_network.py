@@ -155,7 +155,7 @@ class _Attention:
         source, pictures = (hidden_states, None) if encoder_hidden_states is None else encoder_hidden_states
 
         def heads(x: Tensor) -> Tensor:
-            return x.unflatten(2, (attn.heads, -1))  # [batch, tokens, heads, head]
+            return x.reshape(*x.shape[:2], attn.heads, -1)  # [batch, tokens, heads, head]
 
         q, k = heads(attn.norm_q(attn.to_q(hidden_states))), heads(attn.norm_k(attn.to_k(source)))
         if rotary_emb is not None:
@@ -196,7 +196,7 @@ class Reference(nn.Module):
         elif image_latents is not None:
             latents, states = torch.cat([latents, image_latents], dim=1), last
         if states is not None and (positions := self.transformer.config.pos_embed_seq_len) is not None:
-            states = states.unflatten(1, (2, positions // 2)).flatten(0, 1)  # a sample's two pictures, one by one
+            states = states.reshape(-1, positions // 2, states.shape[2])  # a sample's two pictures, one by one
         prediction = self.transformer(
             hidden_states=latents,
             timestep=timestep,

@@ -263,7 +263,7 @@ def _component(
 ) -> Component:
     """Declare the inputs and outputs of a denoiser; ``image_states`` is what CLIP gives, if it takes that."""
     frames, patch, _ = form.patch
-    limits = {"temporal_patch_size": frames, "frames_limit": form.positions, "limit": form.positions}
+    limits: dict[str, Any] = {"temporal_patch_size": frames, "frames_limit": form.positions, "limit": form.positions}
     text = parts.text_tensor(form.text_width)
     if image_states:
         # diffusers tells the text from the pictures by its number of tokens.
