@@ -20,7 +20,7 @@ from dit_deploy.runtimes.runner import BindingPool
 from dit_deploy.runtimes.tiling import Pieces, assemble, assemble_frames, grid, square, times
 from dit_deploy.sampling import NoiseSource
 
-__all__ = ["Compression", "decode", "decoder_inputs", "encode", "pictures_at_once", "pieces_of"]
+__all__ = ["Compression", "decode", "decoder_inputs", "encode", "pictures_at_once", "pieces_of", "read_decoding"]
 
 Floats = NDArray[np.float32]
 #: A free size of the VAE's graphs → what of it a piece has.
@@ -121,16 +121,10 @@ def encode(
     return mean + posterior["std"] * source.draw(drawn), encoder.seconds
 
 
-def decoder_inputs(
-    decoder: Component,
-    shape: tuple[int, ...],
-    source: NoiseSource,
-    decode_timestep: float | None = None,
-    decode_noise_scale: float | None = None,
-) -> dict[str, Floats]:
-    """Return what a decoder takes beside latents of ``shape``: noise, and how much of it is to be removed (LTX-Video).
-
-    Inputs whose name begins with ``noise`` are standard normal, drawn in the order of their declaration.
+def read_decoding(
+    manifest: Manifest, decode_timestep: float | None = None, decode_noise_scale: float | None = None
+) -> dict[str, float]:
+    """Return the numbers that a decoder takes which removes noise itself (LTX-Video), by name.
 
     Args:
         decode_timestep, decode_noise_scale: of 0 … 1; 0 by default, and the timestep.
@@ -143,7 +137,8 @@ def decoder_inputs(
         "decode_timestep": timestep,
         "decode_noise_scale": timestep if decode_noise_scale is None else decode_noise_scale,
     }
-    declared = {spec.name for spec in decoder.inputs}
+    decoder = manifest.components.get("vae_decoder")
+    declared = {spec.name for spec in decoder.inputs} if decoder is not None else set()
     for name, given in (("decode_timestep", decode_timestep), ("decode_noise_scale", decode_noise_scale)):
         if given is None:
             continue
@@ -151,6 +146,16 @@ def decoder_inputs(
             raise InputError(f"{name}: this bundle's VAE decoder takes none")
         if isinstance(given, bool) or not isinstance(given, (int, float, np.number)) or not 0 <= given <= 1:
             raise InputError(f"{name}: {shown(given)} came, a number of 0 to 1 was expected")
+    return {name: float(number) for name, number in numbers.items() if name in declared}
+
+
+def decoder_inputs(
+    decoder: Component, shape: tuple[int, ...], source: NoiseSource, numbers: Mapping[str, float] | None = None
+) -> dict[str, Floats]:
+    """Return what a decoder takes beside latents of ``shape``: noise, and ``numbers``, see :func:`read_decoding`; or 0.
+
+    Inputs whose name begins with ``noise`` are standard normal, drawn in the order of their declaration.
+    """
     sizes: dict[str, int] = {}
     for axis, size in zip(decoder.input("latents").axes, shape, strict=False):
         if isinstance(axis, Axis) and (free := axis.free(size)) is not None:
@@ -160,8 +165,8 @@ def decoder_inputs(
         if spec.name.startswith("noise"):
             draw = source.draw if "batch" in spec.axis_names() else source.draw_for_all
             made[spec.name] = draw(shape_of(spec, sizes))
-        elif spec.name in numbers:
-            made[spec.name] = np.full(shape[0], numbers[spec.name], np.float32)
+        elif spec.name in ("decode_timestep", "decode_noise_scale"):
+            made[spec.name] = np.full(shape[0], (numbers or {}).get(spec.name, 0.0), np.float32)
     return made
 
 

@@ -29,7 +29,7 @@ from dit_deploy.runtimes.arguments import (
     read_seed,
     shown,
 )
-from dit_deploy.runtimes.autoencoder import Compression, decode, decoder_inputs, encode, pieces_of
+from dit_deploy.runtimes.autoencoder import Compression, decode, decoder_inputs, encode, pieces_of, read_decoding
 from dit_deploy.runtimes.components import Components, choose_engine
 from dit_deploy.runtimes.conditions import read_conditions, read_texts
 from dit_deploy.runtimes.frames import check_frames, latent_frames, pixel_frames
@@ -236,6 +236,7 @@ class Pipeline:
         check_limits(manifest, height, width)
         frames = latent_frames(manifest, num_frames)
         pieces = pieces_of(vae_tile, manifest)
+        decoding = read_decoding(manifest, decode_timestep, decode_noise_scale)
         guidance, second_guidance = read_guidance(
             manifest,
             scale=guidance_scale,
@@ -345,7 +346,7 @@ class Pipeline:
             output = Output([], latents, seeds, seconds, frame_rate=rate)
             if output_type != "latent":
                 decoder = self.pool("vae_decoder")
-                inputs = decoder_inputs(decoder.runner.component, shape, source, decode_timestep, decode_noise_scale)
+                inputs = decoder_inputs(decoder.runner.component, shape, source, decoding)
                 decoded, seconds["vae_decoder"] = decode(
                     decoder,
                     latents,

@@ -76,7 +76,7 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    assert found.shape == expected.shape and expected.std() > 0
+    assert found.shape == expected.shape and expected.any()
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
@@ -243,7 +243,7 @@ def test_a_decoder_that_takes_noise(noisy: Case, arguments: dict[str, Any]) -> N
         source.draw((batch, latents.channels, *sizes))
     planes = noisy.bundle.component("vae_decoder").input("noise_inner").axes[0]
     assert isinstance(planes, int)
-    with noise_of_layers(np.concatenate([source.draw((planes, *sizes[1:]))] * 1)):
+    with noise_of_layers(source.draw((planes, *sizes[1:]))):
         given = {"num_inference_steps": 3, **arguments}
         video = noisy.draw("np", **given, generator=torch.Generator("cpu").manual_seed(7))
     ours = noisy.ours(**given, seed=7, output_type="numpy")
@@ -253,7 +253,7 @@ def test_a_decoder_that_takes_noise(noisy: Case, arguments: dict[str, Any]) -> N
 
 
 def test_the_same_seed_draws_the_same_frames(noisy: Case) -> None:
-    arguments = {"prompt": PROMPTS[0], "num_frames": 5, "height": 32, "width": 32, "num_inference_steps": 1}
+    arguments = {"prompt": PROMPTS[0], "num_frames": 5, "height": 32, "width": 32, "num_inference_steps": 2}
     first, second, other = (
         np.asarray(noisy.ours(**arguments, seed=seed, output_type="numpy").frames) for seed in (1, 1, 2)
     )
