@@ -11,6 +11,9 @@ Here a number of latent frames is odd: 1, or 3 + 2 + 2 + …. Then only the firs
 a frame's chunk follows from its index, and every video has 8 k + 1 pictures. With an even number of latent frames
 diffusers decodes four pictures of each, the first one too, which the model was not trained for.
 
+One graph holds a whole video where diffusers' loop holds a chunk: large ones go through it in pieces, see
+:func:`tiling`.
+
 CogVideoX 1.5 patches two latent frames into one. An odd number then has one frame too many, in front, which is
 dropped before decoding; an encoder puts its first frame there twice.
 """

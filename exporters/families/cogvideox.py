@@ -16,7 +16,8 @@ scale jumps at random from step to step.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +57,8 @@ _TOKENS = 226
 _FRAME_RATES = (8.0, 16.0)
 #: What 1.5's image-to-video model is told of a video's offset, always.
 _OFFSET = 2.0
+#: Patches on a side up to which positions are the pipelines' to the last patch, 4096 pixels.
+_LONGEST = 256
 #: Patches on a side at which the denoiser is proved.
 _PROVED = 8
 _BATCH = Axis(name="batch")
@@ -389,12 +392,33 @@ def crop_region(rows: int, columns: int, base: tuple[int, int]) -> tuple[tuple[T
     """
     height, width = (torch.full((), side, dtype=torch.int64) for side in (rows, columns))
     tall = height * base[1] > width * base[0]
-    down = torch.where(tall, base[0], divide_to_even(base[1] * height, width))
-    across = torch.where(tall, divide_to_even(base[0] * width, height), base[1])
+    shorter = torch.where(tall, divide_to_even(base[0] * width, height), divide_to_even(base[1] * height, width))
+    if missed := missed_halves(base):
+        grids = torch.tensor(missed, dtype=torch.int64)  # [missed, 3]
+        here = (grids[:, 0] == height) & (grids[:, 1] == width)
+        shorter = shorter + (here * grids[:, 2]).sum()
+    down, across = torch.where(tall, base[0], shorter), torch.where(tall, shorter, base[1])
     top, left = (
         divide_to_even(side - made, torch.full_like(made, 2)) for side, made in zip(base, (down, across), strict=True)
     )
     return (top, left), (top + down, left + across)
+
+
+@cache
+def missed_halves(base: tuple[int, int]) -> list[tuple[int, int, int]]:
+    """Return the grids up to :data:`_LONGEST` whose shorter side the pipelines round the other way, and by how much.
+
+    It is so many and a half there. But the pipelines divide first, in float64, and what they multiply then may be off
+    by a last place: ``round(30 / 52 * 13)`` is 7, where ``round(30 * 13 / 52)`` is 8. (rows, columns, 1 or −1) each.
+    """
+    missed = []
+    for rows, columns in product(range(1, _LONGEST + 1), repeat=2):
+        tall = rows * base[1] > columns * base[0]
+        usual, longer, other = (base[0], rows, columns) if tall else (base[1], columns, rows)
+        off = round(usual / longer * other) - round(usual * other / longer)
+        if off:
+            missed.append((rows, columns, off))
+    return missed
 
 
 class _Attention:
