@@ -52,7 +52,7 @@ Tensor for_each(const Pixels& pixels, std::int64_t batch) {
   return Tensor::of(std::move(shape), values);
 }
 
-void bind(const Component& component, const Tensors& tensors, Sizes& sizes) {
+void bind_sizes(const Component& component, const Tensors& tensors, Sizes& sizes) {
   std::map<std::string, std::string> owner;
   for (const bundle::TensorSpec& spec : component.inputs) {
     const auto found = tensors.find(spec.name);
@@ -131,7 +131,7 @@ Tensors ImageConditioner::make(const std::optional<Pictures>& pictures, std::int
   feeds["given"] = zeros(DType::int64, {batch, frames});
   feeds["images"] = {DType::float32, {batch, 3, frames, height, width}, {}};
   Sizes sizes;
-  bind(component, feeds, sizes);
+  bind_sizes(component, feeds, sizes);
   Tensors made;
   if (!pictures) {
     for (const bundle::TensorSpec& spec : component.outputs)
@@ -170,7 +170,7 @@ Tensors ImageConditioner::make(const std::optional<Pictures>& pictures, std::int
     const std::string& name = record_.encoder->component;
     const Tensors crops{{"images", for_each(*pictures->crops, batch)}};
     Sizes own;
-    bind(*manifest_.component(name), crops, own);
+    bind_sizes(*manifest_.component(name), crops, own);
     made.merge(call(*components_.pool(name), name, own, crops, &seconds));
   }
   return made;
