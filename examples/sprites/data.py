@@ -4,7 +4,7 @@ The pictures are Noto emoji (art by Google, Apache-2.0) out of the npm package `
 
     npm pack emoji-datasource-google@16.0.0
 
-A clip is made of four choices: "red apple moving right slowly on blue". Which sprite moves which way is left out of
+A clip is made of four choices: "red apple moving right slowly on blue". Sprites begin near the middle. Which sprite moves which way is left out of
 training for a quarter of all pairs, two of the eight motions for each sprite; prompts of those are what is scored.
 """
 
@@ -33,7 +33,7 @@ SPRITES = (
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
 """Word -> (across, down)."""
 
-SPEEDS = {"slowly": 0.75, "fast": 2.0}
+SPEEDS = {"slowly": 0.5, "fast": 1.25}
 """Word -> pixels a frame."""
 
 BACKGROUNDS = {"blue": (140, 185, 240), "grey": (100, 105, 115), "green": (60, 130, 90), "brown": (125, 90, 70)}
@@ -98,16 +98,19 @@ def shrunk(image: Image.Image) -> np.ndarray:
 
 def path(direction: str, speed: str, start: tuple[int, int], frames: int = FRAMES) -> np.ndarray:
     """Where a sprite's upper left corner is in each frame, whole pixels: int [frames, 2], across and down."""
-    steps = np.arange(frames)[:, None] * SPEEDS[speed] * np.array(DIRECTIONS[direction])
-    return np.rint(steps).astype(int) + np.array(start)
+    steps = np.floor(np.arange(frames) * SPEEDS[speed] + 0.5).astype(int)
+    return steps[:, None] * np.array(DIRECTIONS[direction]) + np.array(start)
 
 
 def random_start(clip: Clip, dice: np.random.Generator) -> tuple[int, int]:
-    """A place to begin from which the sprite stays inside the frame to the end."""
-    moved = path(clip.direction, clip.speed, (0, 0))
-    room = SIZE - SPRITE_SIZE
-    across, down = (int(dice.integers(-moved[:, axis].min(), room - moved[:, axis].max() + 1)) for axis in (0, 1))
+    """A place to begin: near the middle along the motion, within 14 pixels of it across; the sprite stays inside."""
+    middle = (SIZE - SPRITE_SIZE) // 2
+    across, down = (middle + int(dice.integers(-reach, reach + 1)) for reach in _reaches(clip.direction))
     return across, down
+
+
+def _reaches(direction: str) -> tuple[int, int]:
+    return (2, 14) if DIRECTIONS[direction][0] else (14, 2)
 
 
 def render(sprite: np.ndarray, background: str, places: np.ndarray, size: int = SIZE) -> np.ndarray:

@@ -13,7 +13,7 @@ THRESHOLD = 0.15
 LEAST_PIXELS = 30
 """Pixels that a sprite has at least in every frame; the smallest of all has twice as many."""
 
-TURN = 1.375
+TURN = 0.875
 """Pixels a frame halfway between slowly and fast; half of slowly is none of the two."""
 
 

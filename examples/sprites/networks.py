@@ -36,7 +36,7 @@ TOKENS = 16
 FRAME_RATE = 8
 """Of playback: a clip lasts two seconds."""
 
-SHIFT = 3.0
+SHIFT = 5.0
 """Of the noise levels towards noise (Esser et al. 2024, arXiv:2403.03206, section 5.3.2): what moves where is decided
 early, and then only sprites are drawn."""
 

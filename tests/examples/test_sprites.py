@@ -81,7 +81,7 @@ def test_every_motion_of_a_drawn_clip_is_measured_right(scripts: dict[str, Modul
     ("places", "expected"),
     [
         ([(20, 20)] * 17, (None, None)),
-        ([(8 + step, 8 + step) for step in range(17)], (None, "slowly")),
+        ([(8 + step, 8 + step) for step in range(17)], (None, "fast")),
         ([(10 + step // 8, 20) for step in range(17)], (None, None)),
         ([(100, 100)] + [(10 + step, 20) for step in range(16)], (None, None)),
     ],
