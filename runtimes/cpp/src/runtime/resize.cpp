@@ -74,33 +74,41 @@ Picture blank(std::int64_t height, std::int64_t width, std::int64_t channels) {
   return {height, width, channels, std::vector<std::uint8_t>(static_cast<std::size_t>(height * width * channels))};
 }
 
+Picture wider(const Picture& picture, std::int64_t width, const Kernel& kernel) {
+  if (width == picture.width) return picture;
+  Picture done = blank(picture.height, width, picture.channels);
+  const std::vector<Window> columns = windows(picture.width, width, kernel);
+  auto* out = done.pixels.data();
+  for (std::int64_t y = 0; y < picture.height; ++y) {
+    const std::uint8_t* line = picture.pixels.data() + y * picture.width * picture.channels;
+    for (const Window& window : columns) {
+      for (std::int64_t c = 0; c < picture.channels; ++c) {
+        *out++ = weighted(line + window.first * picture.channels + c, picture.channels, window);
+      }
+    }
+  }
+  return done;
+}
+
+Picture higher(const Picture& picture, std::int64_t height, const Kernel& kernel) {
+  if (height == picture.height) return picture;
+  Picture done = blank(height, picture.width, picture.channels);
+  const std::int64_t stride = picture.width * picture.channels;
+  auto* out = done.pixels.data();
+  for (const Window& window : windows(picture.height, height, kernel)) {
+    const std::uint8_t* lines = picture.pixels.data() + window.first * stride;
+    for (std::int64_t i = 0; i < stride; ++i) *out++ = weighted(lines + i, stride, window);
+  }
+  return done;
+}
+
 }  // namespace
 
 Picture resized(const Picture& picture, std::int64_t height, std::int64_t width, Filter filter) {
   const Kernel& kernel = filter == Filter::lanczos ? kLanczos : kBicubic;
-  Picture wide = picture;
-  if (width != picture.width) {
-    wide = blank(picture.height, width, picture.channels);
-    const std::vector<Window> columns = windows(picture.width, width, kernel);
-    auto* out = wide.pixels.data();
-    for (std::int64_t y = 0; y < picture.height; ++y) {
-      const std::uint8_t* line = picture.pixels.data() + y * picture.width * picture.channels;
-      for (const Window& window : columns) {
-        for (std::int64_t c = 0; c < picture.channels; ++c) {
-          *out++ = weighted(line + window.first * picture.channels + c, picture.channels, window);
-        }
-      }
-    }
-  }
-  if (height == picture.height) return wide;
-  Picture done = blank(height, width, picture.channels);
-  const std::int64_t stride = width * picture.channels;
-  auto* out = done.pixels.data();
-  for (const Window& window : windows(picture.height, height, kernel)) {
-    const std::uint8_t* lines = wide.pixels.data() + window.first * stride;
-    for (std::int64_t i = 0; i < stride; ++i) *out++ = weighted(lines + i, stride, window);
-  }
-  return done;
+  // What is between the two passes is rounded, so their order shows: Pillow makes it lower first where it becomes wider.
+  if (height < picture.height && width > picture.width) return wider(higher(picture, height, kernel), width, kernel);
+  return higher(wider(picture, width, kernel), height, kernel);
 }
 
 }  // namespace dit_deploy::runtime
