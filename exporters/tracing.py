@@ -124,6 +124,7 @@ def trace(module: nn.Module, component: Component, folder: Path, feeds: Feeds | 
             ) from error
     assert program is not None
     model = program.model
+    weights = list(model.graph.initializers.values())
     name_transposed_weights(model.graph)
     with _quiet():
         optimizer.optimize_ir(model, input_size_limit=_FOLD_BYTES, output_size_limit=_FOLD_BYTES)
@@ -139,8 +140,9 @@ def trace(module: nn.Module, component: Component, folder: Path, feeds: Feeds | 
     except ValueError as error:
         raise ExportError(f"{component.path}: {error}") from error
     finally:
-        # The optimiser's rules remember the last graph they saw; the weights must not stay in memory with it.
-        for value in model.graph.initializers.values():
+        # The optimiser's rules remember the last graph they saw, with what they took out of it; the weights must not stay
+        # in memory with it: one of them would keep the whole file mapped.
+        for value in (*weights, *model.graph.initializers.values()):
             value.const_value = None
 
 
