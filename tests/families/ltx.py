@@ -1,8 +1,8 @@
 """Tiny random LTX-Video pipelines, saved by diffusers, with no parameter at zero.
 
 ``0.9.0`` decodes without a timestep, ``0.9.1`` with one and with noise in its layers, ``0.9.5`` with one and an encoder
-of its own kind. Sizes are unlike diffusers' own tests: three heads of 14, which leave 42 channels of rotary without
-padding or, with 5 heads, 4 of 70 padded; statistics of the latents that are neither 0 nor 1.
+of its own kind. Sizes are unlike diffusers' own tests: three heads of 14, whose 42 channels rotary turns all,
+or five, 4 of whose 70 are not; statistics of the latents that are neither 0 nor 1.
 """
 
 from __future__ import annotations

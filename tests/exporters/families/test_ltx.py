@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
-from diffusers import LTXImageToVideoPipeline, LTXPipeline
-from PIL import Image
 
-from dit_deploy import Bundle, Pipeline
+from dit_deploy import Bundle
 from dit_deploy.bundle import Tiling
 from dit_deploy.errors import InputError, SourceError
-from dit_deploy.exporters import autoencoder_ltx, export
+from dit_deploy.exporters import autoencoder_ltx
 from dit_deploy.exporters.families.ltx import Rotary
-from dit_deploy.exporters.source import Graph
 from dit_deploy.exporters.sources import open_source
-from dit_deploy.exporters.tracing import call, example_inputs, trace, traced_sizes
 from dit_deploy.runtimes.autoencoder import Compression, decode, encode
 from dit_deploy.runtimes.prompts import PromptReader
 from dit_deploy.runtimes.tiling import Pieces
 from dit_deploy.sampling import NoiseSource
 from tests.families import ltx
+from tests.families.ltx_both import VAE_SIZES, Case, autoencoder_difference, difference, picture, transformer_difference
 
 #: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
 pytestmark = pytest.mark.slow
@@ -36,48 +30,12 @@ pytestmark = pytest.mark.slow
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу, 高清细节"]
 NEGATIVES = ["low quality, blurry", ""]
 LATENTS, FRAMES, EMBEDDINGS, GRAPH = 1e-3, 1 / 255, 1e-4, 1e-4
-#: What 0.9.1 is asked for in its model card: a decoder that takes a little noise away.
-DECODING = {"decode_timestep": 0.05, "decode_noise_scale": 0.025}
-
-
-class Case:
-    """The pipelines of diffusers, and ours from one bundle."""
-
-    def __init__(self, base: Path, version: str, **options: Any) -> None:
-        self.folder = ltx.make_ltx(base / "source", version, **options)
-        self.bundle = export(self.folder, base / "bundle")
-        self.ours = Pipeline(self.bundle, "onnx", threads=1)
-        self.text = LTXPipeline.from_pretrained(self.folder, low_cpu_mem_usage=False)
-        self.image = LTXImageToVideoPipeline(**self.text.components)
-        for pipeline in (self.text, self.image):
-            pipeline.set_progress_bar_config(disable=True)
-
-    def draw(self, output_type: str, **arguments: Any) -> np.ndarray:
-        """Return latents [batch, channels, frames, height, width] or frames [batch, frames, height, width, 3]."""
-        pipeline = self.image if "image" in arguments else self.text
-        made = np.asarray(pipeline(**arguments, output_type=output_type).frames)
-        if output_type != "latent":
-            return made
-        space, time = pipeline.vae_spatial_compression_ratio, pipeline.vae_temporal_compression_ratio
-        sizes = (arguments["num_frames"] - 1) // time + 1, arguments["height"] // space, arguments["width"] // space
-        return made.transpose(0, 2, 1).reshape(len(made), -1, *sizes)
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """0.9.0, whose rotary fills all channels."""
     return Case(tmp_path_factory.mktemp("plain"), "0.9.0")
-
-
-@pytest.fixture(scope="module")
-def noisy(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """0.9.1, whose decoder takes noise, with four channels that rotary leaves alone."""
-    return Case(tmp_path_factory.mktemp("noisy"), "0.9.1", heads=5)
-
-
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    assert found.shape == expected.shape and expected.any()
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 def compare(case: Case, seed: int = 7, **arguments: Any) -> None:
@@ -92,67 +50,20 @@ def compare(case: Case, seed: int = 7, **arguments: Any) -> None:
     assert np.abs(np.asarray(ours.frames) - video).max() <= FRAMES
 
 
-def picture(width: int, height: int, seed: int = 5) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def onnx_difference(file: Path, graph: Graph, free: dict[str, int]) -> float:
-    """Hold a graph's file, run by ONNX Runtime alone at sizes not traced, against what diffusers gives."""
-    assert free != traced_sizes(graph.component)
-    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
-    feeds = example_inputs(graph.component, free, sum(free.values()), graph.feeds)
-    assert graph.reference is not None
-    found, expected = session.run(None, feeds), call(graph.reference(), feeds)
-    return max(difference(*pair) for pair in zip(found, expected, strict=True))
-
-
-def graphs(folder: Path) -> dict[str, Graph]:
-    return {graph.name: graph for graph in open_source(folder).graphs}
-
-
 @pytest.mark.parametrize(
     "sizes",
     [(1, 1, 1, 1, 1), (3, 1, 2, 5, 128), (1, 7, 3, 3, 9), (3, 5, 6, 2, 4), (1, 21, 16, 22, 3)],
     ids=lambda sizes: "x".join(map(str, sizes)),
 )
-@pytest.mark.parametrize("version", ["plain", "noisy"])
-def test_the_plain_graph_is_the_transformer(
-    request: pytest.FixtureRequest, version: str, sizes: tuple[int, ...]
-) -> None:
+def test_the_plain_graph_is_the_transformer(plain: Case, sizes: tuple[int, ...]) -> None:
     """At (batch, frames, height, width, tokens); the last grid is the pipelines' usual one."""
-    case: Case = request.getfixturevalue(version)
-    free = dict(zip(("batch", "patch_frames", "patch_height", "patch_width", "sequence_length"), sizes, strict=True))
-    assert onnx_difference(case.bundle.component_path("denoiser"), graphs(case.folder)["denoiser"], free) <= GRAPH
-
-
-VAE_SIZES = [(1, 1, 1, 1), (3, 2, 3, 1), (2, 5, 2, 4)]
+    assert transformer_difference(plain, sizes) <= GRAPH
 
 
 @pytest.mark.parametrize("sizes", VAE_SIZES, ids=lambda sizes: "x".join(map(str, sizes)))
 @pytest.mark.parametrize("name", ["vae_encoder", "vae_decoder", "image_conditions"])
-@pytest.mark.parametrize("version", ["plain", "noisy"])
-def test_the_plain_graph_is_the_autoencoder(
-    request: pytest.FixtureRequest, version: str, name: str, sizes: tuple[int, ...]
-) -> None:
-    case: Case = request.getfixturevalue(version)
-    free = dict(zip(("batch", "latent_frames", "latent_height", "latent_width"), sizes, strict=True))
-    assert onnx_difference(case.bundle.component_path(name), graphs(case.folder)[name], free) <= GRAPH
-
-
-@pytest.mark.parametrize("name", ["vae_encoder", "vae_decoder"])
-def test_the_later_autoencoder_too(tmp_path: Path, name: str) -> None:
-    """0.9.5: an encoder that goes down in space, in time and in both, with residuals."""
-    ltx.make_autoencoder("0.9.5").save_pretrained(tmp_path / "vae")
-    halves = autoencoder_ltx.halves(
-        tmp_path / "vae", ltx.CHANNELS, {"latent_frames": 2, "latent_height": 2, "latent_width": 2}
-    )
-    assert (halves.spatial, halves.temporal) == (16, 8)
-    (graph,) = (one for one in halves.graphs if one.name == name)
-    trace(graph.build(), graph.component, tmp_path, graph.feeds)
-    for sizes in VAE_SIZES:
-        free = dict(zip(("batch", "latent_frames", "latent_height", "latent_width"), sizes, strict=True))
-        assert onnx_difference(tmp_path / graph.component.path, graph, free) <= GRAPH
+def test_the_plain_graph_is_the_autoencoder(plain: Case, name: str, sizes: tuple[int, ...]) -> None:
+    assert autoencoder_difference(plain, name, sizes) <= GRAPH
 
 
 @pytest.mark.parametrize(
@@ -197,67 +108,6 @@ def test_several_seeds_are_several_generators(plain: Case) -> None:
         expected = plain.draw("latent", **arguments, **extra, generator=generators)
         ours = plain.ours(**arguments, **extra, seed=[3, 4], output_type="latent")
         assert difference(ours.latents, expected) <= LATENTS
-
-
-@contextmanager
-def noise_of_layers(decoder_noise: np.ndarray) -> Iterator[None]:
-    """Let what 0.9.1's layers draw from torch's global generator, and that alone, be ``decoder_noise``."""
-    original, numbers, done = torch.randn, torch.from_numpy(decoder_noise).flatten(), 0
-
-    def randn(*size: Any, generator: torch.Generator | None = None, **options: Any) -> torch.Tensor:
-        nonlocal done
-        if generator is not None:
-            return original(*size, generator=generator, **options)
-        shape = tuple(size[0])
-        done += (count := int(np.prod(shape)))
-        return numbers[done - count : done].reshape(shape)
-
-    torch.randn = randn  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.randn = original
-    assert done == len(numbers)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"prompt": PROMPTS[0], "num_frames": 9, "height": 32, "width": 64, **DECODING},
-        {"prompt": PROMPTS, "negative_prompt": NEGATIVES, "num_frames": 5, "height": 64, "width": 32}
-        | {"decode_timestep": 0.3},
-        {"prompt": PROMPTS[1], "num_frames": 1, "height": 32, "width": 32},
-        {"prompt": PROMPTS[1], "image": picture(64, 32), "num_frames": 13, "height": 32, "width": 64, **DECODING},
-    ],
-    ids=["as recommended", "timestep alone", "neither", "from a picture"],
-)
-def test_a_decoder_that_takes_noise(noisy: Case, arguments: dict[str, Any]) -> None:
-    """Its noise is the seed's; that of its layers cannot be diffusers', which no seed of a pipeline decides."""
-    source, latents = NoiseSource(7), noisy.bundle.manifest.latents
-    space, time = latents.spatial_compression, latents.temporal_compression
-    sizes = ((arguments["num_frames"] - 1) // time + 1, arguments["height"] // space, arguments["width"] // space)
-    batch = len(arguments["prompt"]) if isinstance(arguments["prompt"], list) else 1
-    if "image" in arguments:
-        source.draw((1, latents.channels, 1, *sizes[1:]))
-    for _ in range(2):
-        source.draw((batch, latents.channels, *sizes))
-    planes = noisy.bundle.component("vae_decoder").input("noise_inner").axes[0]
-    assert isinstance(planes, int)
-    with noise_of_layers(source.draw((planes, *sizes[1:]))):
-        given = {"num_inference_steps": 3, **arguments}
-        video = noisy.draw("np", **given, generator=torch.Generator("cpu").manual_seed(7))
-    ours = noisy.ours(**given, seed=7, output_type="numpy")
-    latents_theirs = noisy.draw("latent", **given, generator=torch.Generator("cpu").manual_seed(7))
-    assert difference(ours.latents, latents_theirs) <= LATENTS
-    assert np.abs(np.asarray(ours.frames) - video).max() <= FRAMES
-
-
-def test_the_same_seed_draws_the_same_frames(noisy: Case) -> None:
-    arguments = {"prompt": PROMPTS[0], "num_frames": 5, "height": 32, "width": 32, "num_inference_steps": 2}
-    first, second, other = (
-        np.asarray(noisy.ours(**arguments, seed=seed, output_type="numpy").frames) for seed in (1, 1, 2)
-    )
-    assert np.array_equal(first, second) and not np.array_equal(first, other)
 
 
 def set_pieces(vae: Any, space: int, time: int) -> Tiling:
@@ -415,11 +265,6 @@ class TestBadInput:
         with pytest.raises(InputError, match=message) as caught:
             plain.ours(prompt="a", **given)
         assert "\n" not in str(caught.value)
-
-    @pytest.mark.parametrize("name", ["decode_timestep", "decode_noise_scale"])
-    def test_decoding(self, noisy: Case, name: str) -> None:
-        with pytest.raises(InputError, match=f"{name}: 2 came, a number of 0 to 1 was expected"):
-            noisy.ours(prompt="a", height=16, width=16, num_frames=1, num_inference_steps=1, **{name: 2})
 
     @pytest.mark.parametrize("part", ["text_encoder", "tokenizer", "vae", "transformer"])
     def test_a_missing_part_is_named(self, plain: Case, tmp_path: Path, part: str) -> None:
