@@ -4,8 +4,9 @@ The pictures are Noto emoji (art by Google, Apache-2.0) out of the npm package `
 
     npm pack emoji-datasource-google@16.0.0
 
-A clip is made of four choices: "red apple moving right slowly on blue". Sprites begin near the middle. Which sprite moves which way is left out of
-training for a quarter of all pairs, two of the eight motions for each sprite; prompts of those are what is scored.
+A clip is made of four choices: "red apple moving right slowly on blue". Sprites begin near the middle, so that the
+place of one says which way it went. Which sprite moves which way is left out of training for a quarter of all pairs,
+two of the eight motions for each sprite; prompts of those are what is scored.
 """
 
 from __future__ import annotations
