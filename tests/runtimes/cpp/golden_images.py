@@ -26,7 +26,7 @@ from dit_deploy.runtimes.images import read_images
 FORMAT = 1
 PATH = Path(__file__).parents[3] / "runtimes/cpp/tests/golden/images.json"
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-#: (height, width) → (height, width): the same, smaller, larger, one side only, far smaller, a single pixel, lower and wider.
+#: (height, width) → (height, width): the same, smaller, larger, one side only, far smaller, a pixel, lower and wider.
 SIZES = [
     ((16, 16), (16, 16)),
     ((17, 13), (8, 8)),
