@@ -140,8 +140,8 @@ def trace(module: nn.Module, component: Component, folder: Path, feeds: Feeds | 
     except ValueError as error:
         raise ExportError(f"{component.path}: {error}") from error
     finally:
-        # The optimiser's rules remember the last graph they saw, with what they took out of it; the weights must not stay
-        # in memory with it: one of them would keep the whole file mapped.
+        # The optimiser's rules remember the last graph they saw, with what they took out of it. No weight must stay in
+        # memory with it: one would keep its whole file mapped.
         for value in (*weights, *model.graph.initializers.values()):
             value.const_value = None
 
