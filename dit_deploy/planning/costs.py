@@ -161,8 +161,8 @@ def _peak(graph: Any, bytes_each: int) -> float:
         )
         for node in graph
     ]
-    names = ([value.name for value in values] for values in (graph.inputs, graph.outputs))
-    return peak_bytes(nodes, *names, graph.initializers, lambda name: _bytes(known[name], bytes_each))
+    inputs, outputs = ([value.name for value in values] for values in (graph.inputs, graph.outputs))
+    return peak_bytes(nodes, inputs, outputs, graph.initializers, lambda name: _bytes(known[name], bytes_each))
 
 
 def _bytes(value: Any, bytes_each: int) -> float:
