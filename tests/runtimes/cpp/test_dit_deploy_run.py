@@ -68,7 +68,8 @@ def test_the_help_is_that_of_python_and_its_own(capsys: pytest.CaptureFixture[st
     own = {"--provider-library NAME=PATH", "--verify", "--version", "--init-video FOLDER"}
     assert own <= set(here)
     del python["--init-video FILE"]  # videos are read and written picture by picture here
-    del python["--vae-memory BYTES"]  # what fits is worked out by Python
+    for option in ("--vae-memory BYTES", "--prompt-2 TEXT", "--prompt-3 TEXT"):  # Python's alone
+        python.pop(option)
     files = ". A .mp4, .mkv, .mov, .gif or .webp file for one video; a folder for its frames, or several (0000.mp4, …)"
     python = {name: text.replace(files, ", or for the frames of a video") for name, text in python.items()}
     assert {name: text for name, text in here.items() if name not in own} == python
