@@ -11,6 +11,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 
 from dit_deploy.exporters.source import Source
@@ -116,11 +117,30 @@ class OwnPipeline:
         # What the folder was saved without has to be named; what looks at finished pictures is no part of drawing them.
         absent = [name for name, entry in index.items() if isinstance(entry, list) and entry[0] is None]
         left_out = dict.fromkeys([*absent, *(["safety_checker"] if "safety_checker" in index else [])])
-        pipeline = self._kind.from_pretrained(
-            self.folder, dtype=torch.float32, low_cpu_mem_usage=False, local_files_only=True, **left_out
-        )
+        with _silent():
+            pipeline = self._kind.from_pretrained(
+                self.folder, dtype=torch.float32, low_cpu_mem_usage=False, local_files_only=True, **left_out
+            )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Leave out the bars that both libraries draw while they load, and what they remark on a folder that is whole."""
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    barred = [library for library in libraries if library.is_progress_bar_enabled()]
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+        for library in barred:
+            library.enable_progress_bar()
 
 
 @contextlib.contextmanager
