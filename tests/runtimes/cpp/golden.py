@@ -493,7 +493,7 @@ def make_bundles(folder: Path) -> dict[str, Bundle]:
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # for tests.families, when run as a program
     from dit_deploy.exporters import export
-    from tests.families import flux, latte, pixart, sd3, spacetime_dit, wan
+    from tests.families import cogvideox, flux, latte, ltx, pixart, sd3, spacetime_dit, wan
 
     families: dict[str, Callable[[Path], Path]] = {
         "pixart": pixart.sigma,
@@ -504,6 +504,8 @@ def make_bundles(folder: Path) -> dict[str, Bundle]:
         "wan-experts": lambda path: wan.make_wan(path, "t2v-2.2"),
         "wan-image": lambda path: wan.make_wan(path, "i2v"),
         "latte": latte.make_latte,
+        "cogvideox": lambda path: cogvideox.make_cogvideox(path, "2B"),
+        "ltx": lambda path: ltx.make_ltx(path, "0.9.1"),
     }
     made = {}
     for name, save in families.items():
