@@ -116,10 +116,14 @@ def samplers_of(args: argparse.Namespace) -> Iterator[Sampler]:
 
 
 def save_strip(videos: Sequence[np.ndarray], file: Path) -> None:
-    """Write a PNG of some clips, one a row, every second frame."""
+    """Write a PNG of some clips, one a row, every second frame, each pixel as two by two and white between frames."""
     chosen = np.linspace(0, len(videos) - 1, ROWS).astype(int)
-    rows = [np.concatenate(list(videos[number][::EVERY]), axis=1) for number in chosen]
-    pixels = np.rint(np.concatenate(rows).clip(0, 1) * 255).astype(np.uint8)
+    frames = np.stack([videos[number][::EVERY] for number in chosen]).clip(0, 1)  # [rows, columns, height, width, 3]
+    framed = np.pad(
+        frames.repeat(2, axis=2).repeat(2, axis=3), ((0, 0), (0, 0), (2, 2), (2, 2), (0, 0)), constant_values=1
+    )
+    rows, columns, height, width, _ = framed.shape
+    pixels = np.rint(framed * 255).astype(np.uint8).transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
     Image.fromarray(pixels).save(file, optimize=True)
 
 
