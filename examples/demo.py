@@ -14,14 +14,18 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from dit_deploy import Bundle, Pipeline
+from dit_deploy.runtimes.video import write_video
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "fashion" / "model"
 EMOJI = HERE / "emoji" / "model"
+SPRITES = HERE / "sprites" / "model"
 PICTURE = HERE / "fashion" / "sneaker.png"
 ROWS, SCALE, MARGIN, CAPTION = 6, 3, 8, 22
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
 PROMPTS = ("red apple", "octopus", "rocket", "snowman", "pizza", "a picture of a ghost", "blue heart", "wolf face")
+FILMS = ("red apple moving right slowly on blue", "rocket moving up fast on grey", "octopus moving left fast on green")
+SHOWN = 4  # of a film every so many frames are laid beside each other
 
 
 def main(out: Path) -> None:
@@ -58,6 +62,17 @@ def main(out: Path) -> None:
     print("drawing prompts")
     drawn = Pipeline(Bundle.open(prompted))(prompt=list(PROMPTS), guidance_scale=3.0, seed=0, progress=True)
     sheet([drawn.images], PROMPTS).save(out / "prompts.png")
+
+    films = out / "sprites"
+    run("export", SPRITES, films, "--overwrite")
+    print("drawing videos")
+    made = Pipeline(Bundle.open(films))(prompt=list(FILMS), seed=0, progress=True)
+    for film, frames in zip(FILMS, made.frames, strict=True):
+        write_video(frames, out / f"{film.replace(' ', '_')}.mp4", made.frame_rate or 8.0)
+    numbers = range(0, len(made.frames[0]), SHOWN)
+    sheet([[frames[k] for k in numbers] for frames in made.frames], [f"frame {k}" for k in numbers]).save(
+        out / "videos.png"
+    )
     print(f"\nDone in {time.perf_counter() - started:.0f} s. Look at")
     for path, what in (
         (out / "classes.png", "ten classes, guided, 50 DDIM steps"),
@@ -65,8 +80,10 @@ def main(out: Path) -> None:
         (out / "parity" / "index.html", "the comparison with PyTorch"),
         (out / "int8.png", "the first row once more, by an engine in INT8"),
         (out / "prompts.png", "pictures of prompts, by the text-to-image demo"),
+        (out / "videos.png", f"videos of prompts, by the text-to-video demo: {', '.join(FILMS)}"),
         (bundle, "the bundle"),
         (prompted, "the text-to-image bundle"),
+        (films, "the text-to-video bundle"),
     ):
         print(f"  {path}: {what}")
 

@@ -1,6 +1,6 @@
 """Make a video of a prompt from a bundle. Runs without PyTorch.
 
-python examples/text_to_video.py BUNDLE OUT.mp4 "red apple moving right"
+python examples/text_to_video.py BUNDLE OUT.mp4 "red apple moving right slowly on blue"
 """
 
 import argparse
