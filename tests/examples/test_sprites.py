@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -145,3 +146,22 @@ def test_held_out_prompts_move_as_they_say(scripts: dict[str, ModuleType], bundl
     found = [measure(frames) for frames in np.asarray(output.frames)]
     right = [(one.direction, one.speed) == (clip.direction, clip.speed) for one, clip in zip(found, clips, strict=True)]
     assert sum(right) >= 0.85 * len(clips)  # of 24; the whole set has the 90 % of the card
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="tensorrt-rtx is not installed: pip install 'dit-deploy[tensorrt-rtx]'",
+)
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_motion_survives_what_an_engine_of_another_machine_computes(
+    scripts: dict[str, ModuleType], bundle: Bundle, precision: str
+) -> None:
+    data, evaluate = scripts["data"], scripts["evaluate"]
+    clips = [clip for clip in data.all_clips() if clip.held_out][5::24]
+    prompts = tuple(clip.caption for clip in data.all_clips()[:4])
+    sampler = scripts["sampling"].ComputedSampler(bundle.path, "tensorrt-rtx", precision, prompts)
+    videos = sampler.sample([clip.caption for clip in clips], 20, 3.0, 1)
+    plain = scripts["sampling"].BundleSampler(bundle.path, "onnx").sample([clip.caption for clip in clips], 20, 3.0, 1)
+    assert np.abs(videos - plain).max() > 0  # it is not the plain graph
+    assert evaluate.judged(clips, videos, {"disc": disc()})["motion"] >= 0.8
