@@ -109,7 +109,9 @@ class SpacetimeDiTConfig:
         Raises:
             SourceError: a name is not known or missing, or a value is not what it must be.
         """
-        given = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items() if name[0] != "_"}
+        given: dict[str, Any] = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in values.items() if name[0] != "_"
+        }
         if unknown := sorted(set(given) - {each.name for each in fields(cls)}):
             raise SourceError(f"a SpacetimeDiT has no {unknown[0]!r}")
         try:
@@ -190,7 +192,7 @@ def windows(grid: tuple[int, int, int], window: tuple[int, int, int]) -> Windows
     """Return the windows of a grid of patches (frames, rows, columns), counted frame by frame."""
     queries, keys, back = zip(*(_along(length, seen) for length, seen in zip(grid, window, strict=True)), strict=True)
     blocks = [side // 2 if side > 1 else 1 for side in window]
-    seen = [torch.sym_min(side, length) if side > 1 else 1 for length, side in zip(grid, window, strict=True)]
+    seen = [_fewer(side, length) if side > 1 else 1 for length, side in zip(grid, window, strict=True)]
     _, height, width = grid
     count_down, count_across = queries[1].shape[0], queries[2].shape[0]
     # The place of a patch: its block, and where it is inside, along each axis.
@@ -206,13 +208,19 @@ def windows(grid: tuple[int, int, int], window: tuple[int, int, int]) -> Windows
     )
 
 
+def _fewer(window: int, length: int) -> int:
+    """The smaller of the two, also where ``length`` is a size that is not known yet."""
+    fewer: int = torch.sym_min(window, length)  # type: ignore[no-untyped-call]
+    return fewer
+
+
 def _along(length: int, window: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """Along one axis: queries [blocks, block], keys [blocks, seen], and of each place its block and its place there."""
     places = torch.arange(length)
     if window == 1:
         return places[:, None], places[:, None], (places, torch.zeros_like(places))
     block = window // 2
-    seen = torch.sym_min(window, length)
+    seen = _fewer(window, length)
     starts = torch.arange((length + block - 1) // block) * block
     first = torch.minimum((starts - (window - block) // 2).clamp(min=0), places[-1] + 1 - seen)
     queries = torch.minimum(starts[:, None] + torch.arange(block), places[-1])
