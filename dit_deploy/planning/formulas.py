@@ -76,7 +76,7 @@ def _cross(one: Architecture, grid: Grid, window: int | None) -> _Counts:
     own = 4 * square + 2 * h * inner
     cross = 4 * square if text else 0
     block = own + cross + one.modulation * square
-    once = 0 if one.modulation else 6 * square
+    once = (2 if one.modulation else 6) * square  # the last layer's shift and scale, or those of all blocks
     modulated = 2.0 * square * max(one.depth * one.modulation, 6)
     if not one.factorised:
         projected = one.depth * 2.0 * (own * tokens + (2 * square * (tokens + text) if text else 0))

@@ -197,7 +197,8 @@ def test_export(cli: Command, tiny_bundle: Path, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(dit_deploy.exporters, "export", fake)
     words = ("--arch", "DiT-B/4", "--image-size", 128, "--vae", "v", "--dtype", "fp16", "--overwrite")
-    result = cli("export", "checkpoint.pt", tmp_path / "b", *words)
+    texts = ("--max-sequence-length", 128, "--clip-skip", 1)
+    result = cli("export", "checkpoint.pt", tmp_path / "b", *words, *texts)
     assert result.status == 0
     assert result.err == "tracing the denoiser\n"
     assert result.out.startswith(f"{tiny_bundle}: ")
@@ -210,6 +211,8 @@ def test_export(cli: Command, tiny_bundle: Path, tmp_path: Path, monkeypatch: py
         "vae": Path("v"),
         "dtype": "fp16",
         "overwrite": True,
+        "max_sequence_length": 128,
+        "clip_skip": 1,
     }
 
 

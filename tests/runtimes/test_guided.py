@@ -17,12 +17,20 @@ from dit_deploy.runtimes.plan import prediction_type, timestep_scale
 from dit_deploy.sampling import Guidance, SkipLayerGuidance, SolverState, solver_table
 
 SHAPE = (1, 2, 4, 4)
+LATENTS = (Axis(name="batch"), SHAPE[1], *(Axis(name=f"patch_{side}", multiple=2) for side in ("height", "width")))
 
 
 class FakeRunner:
     """A denoiser that keeps the timesteps it was fed and predicts zeros; its own runner, binding and pool entry."""
 
-    component: Any = None
+    component = Component(
+        path="denoiser/model.onnx",
+        inputs=(
+            TensorSpec(name="latents", dtype="float32", axes=LATENTS),
+            TensorSpec(name="timestep", dtype="float32", axes=LATENTS[:1]),
+        ),
+        outputs=(TensorSpec(name="prediction", dtype="float32", axes=LATENTS),),
+    )
 
     def __init__(self) -> None:
         self.seen: list[float] = []
@@ -92,6 +100,7 @@ class BlockRunner:
     component = Component(
         path="denoiser/model.onnx",
         inputs=(
+            TensorSpec(name="latents", dtype="float32", axes=LATENTS),
             TensorSpec(name="given", dtype="int64", axes=(Axis(name="batch"),)),
             TensorSpec(name="skip_layers", dtype="int64", axes=(Axis(name="batch"), 3)),
         ),
