@@ -156,8 +156,8 @@ Differences draw_again(const Pipeline& pipeline, Request request, const Golden& 
   const std::size_t each = bytes.size() / drawn.size();
   for (std::size_t i = 0; i < drawn.size(); ++i) {
     const Picture& picture = drawn[i];
-    const std::vector<std::int64_t> shape{picture.height, picture.width, picture.channels};
-    REQUIRE(std::equal(shape.begin(), shape.end(), pictures.shape.end() - 3));
+    const std::vector<std::int64_t> sides{picture.height, picture.width, picture.channels};
+    REQUIRE(std::equal(sides.begin(), sides.end(), pictures.shape.end() - 3));
     REQUIRE(picture.pixels.size() == each);
     CHECK(largest_difference(picture.pixels.data(), bytes.data() + i * each, each) <= 1);
   }

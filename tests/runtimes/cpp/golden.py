@@ -401,7 +401,7 @@ def write_case(pipe: Pipeline, case: Case, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the same again
         given = _run(pipe, {**request, "noise": arrays["noise"]})
-    if not np.array_equal(given["latents"], arrays["latents"]):
+    if not all(np.array_equal(array, arrays[name]) for name, array in given.items()):
         arrays |= {f"given.{name}": array for name, array in given.items()}
     for name in PICTURES:
         arrays |= {f"{name}.{index}": picture for index, picture in enumerate(request.get(name, ()))}

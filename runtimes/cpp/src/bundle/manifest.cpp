@@ -176,7 +176,7 @@ Guidance read_guidance(const Json& value, const Place& where, Faults& faults) {
   fields.each("unconditional", false, [&](const std::string& name, const Json& number, const Place& place) {
     check_key(name, place, faults, kName);
     if (!number.is_number()) {
-      faults.add(place.at("int"), "input should be a valid integer", number);
+      faults.add(place.at("int"), "input should be a valid integer", number, number.is_object());
       faults.add(place.at("float"), "input should be a valid number", number);
     } else if (number.is_number_float() || number.is_number_unsigned()) {
       guidance.unconditional[name] = number.get<double>();
