@@ -23,6 +23,8 @@ from tests.families import flux, pixart, sd3
 from tests.families.text_bundle import text_source
 from tests.parity.altered import perturb, rebuild
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу, 高清细节"]
 STEPS = 3
 LOOP = "the loop of diffusers' pipelines, with its scheduler"
@@ -70,9 +72,9 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 CASES = [
     pytest.param("sigma", "diffusers PixArtSigmaPipeline", id="PixArt"),
-    pytest.param("sd35", "diffusers StableDiffusion3Pipeline", id="SD3", marks=pytest.mark.slow),
+    pytest.param("sd35", "diffusers StableDiffusion3Pipeline", id="SD3"),
     # FLUX packs its latents: the steps are the loop's, the pictures the pipeline's.
-    pytest.param("dev", f"{LOOP}; its FluxPipeline drew the pictures", id="FLUX", marks=pytest.mark.slow),
+    pytest.param("dev", f"{LOOP}; its FluxPipeline drew the pictures", id="FLUX"),
 ]
 
 
@@ -143,17 +145,14 @@ def largest_weight(graph: Path) -> str:
             f"generation, step 1 of {STEPS}: latents off by",
             id="PixArt's tokenizer",
         ),
-        pytest.param("sd35", changed_weights("denoiser"), "denoiser at ", id="SD3's denoiser", marks=pytest.mark.slow),
-        pytest.param(
-            "sd35", changed_weights("text_encoder_2"), "text encoder 2 at ", id="SD3's CLIP", marks=pytest.mark.slow
-        ),
-        pytest.param("dev", changed_weights("denoiser"), "denoiser at ", id="FLUX's denoiser", marks=pytest.mark.slow),
+        pytest.param("sd35", changed_weights("denoiser"), "denoiser at ", id="SD3's denoiser"),
+        pytest.param("sd35", changed_weights("text_encoder_2"), "text encoder 2 at ", id="SD3's CLIP"),
+        pytest.param("dev", changed_weights("denoiser"), "denoiser at ", id="FLUX's denoiser"),
         pytest.param(
             "dev",
             changed_config("scheduler/scheduler_config.json", max_shift=1.3, base_shift=0.6),
             f"generation, step 1 of {STEPS}: latents off by",
             id="FLUX's shift",
-            marks=pytest.mark.slow,
         ),
     ],
 )

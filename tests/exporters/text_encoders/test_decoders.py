@@ -84,7 +84,8 @@ def test_gemma_2_keeps_the_first_token_and_the_last(gemma_folder: Path, tmp_path
     assert largest_difference(graph, file, [(1, 30), (2, 31), (3, 50)]) < 1e-5
 
 
-@pytest.mark.parametrize(("layer", "layers"), [(-3, 1), pytest.param(None, 3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("layer", "layers"), [(-3, 1), (None, 3)])
 def test_llama_drops_the_template(llama_folder: Path, tmp_path: Path, layer: int | None, layers: int) -> None:
     graph = llama.graph(llama_folder, "text_encoder", tokens=50, hidden_layer=layer, drop=5)
     file = traced(graph, tmp_path)
@@ -93,6 +94,7 @@ def test_llama_drops_the_template(llama_folder: Path, tmp_path: Path, layer: int
     assert any(name == "model.norm.weight" for name in initializers(file)) == (layer is None)
 
 
+@pytest.mark.slow
 def test_qwen_2_5_vl_drops_the_template(vl_folder: Path, tmp_path: Path) -> None:
     graph = qwen.graph(vl_folder, "text_encoder", tokens=50, drop=5)
     file = traced(graph, tmp_path)
@@ -113,7 +115,8 @@ def test_qwen_2_5_vl_drops_the_template(vl_folder: Path, tmp_path: Path) -> None
     assert found[1].tolist() == [[1] * 3 + [0] * 8, [1] * 6 + [0] * 5]
 
 
-@pytest.mark.parametrize(("layer", "layers"), [(-2, 2), pytest.param(None, 3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("layer", "layers"), [(-2, 2), (None, 3)])
 def test_qwen_3(qwen3_folder: Path, tmp_path: Path, layer: int | None, layers: int) -> None:
     graph = qwen.graph(qwen3_folder, "text_encoder", tokens=50, hidden_layer=layer)
     file = traced(graph, tmp_path)
