@@ -45,6 +45,7 @@ class Compression(NamedTuple):
 
 
 _LATENTS = Compression(1)
+_WHOLE = Pieces()
 
 
 def pieces_of(vae_tile: object, manifest: Manifest) -> Pieces:
@@ -55,7 +56,7 @@ def pieces_of(vae_tile: object, manifest: Manifest) -> Pieces:
             family has no pieces of its own.
     """
     tiling, compression = manifest.tiling, manifest.latents.spatial_compression
-    always = Pieces.of(tiling, in_space=False) if tiling is not None and tiling.always_in_time else Pieces()
+    always = Pieces.of(tiling, in_space=False) if tiling is not None and tiling.always_in_time else _WHOLE
     if vae_tile is None:
         return always
     multiple = 4 * compression
@@ -80,7 +81,7 @@ def encode(
     images: Floats,
     shape: tuple[int, ...],
     source: NoiseSource,
-    pieces: Pieces = Pieces(),  # noqa: B008 - immutable
+    pieces: Pieces = _WHOLE,
     compression: Compression | None = None,
 ) -> tuple[Floats, float]:
     """Return latents of ``shape`` [batch, channels, …] drawn from the posterior of pictures, and the encoder's seconds.
@@ -174,7 +175,7 @@ def decode(
     pool: BindingPool,
     latents: Floats,
     compression: Compression,
-    pieces: Pieces = Pieces(),  # noqa: B008 - immutable
+    pieces: Pieces = _WHOLE,
     advance: Advance | None = None,
     inputs: Mapping[str, Floats] | None = None,
 ) -> tuple[Floats, float]:

@@ -291,8 +291,10 @@ def _ending(result: Output) -> str:
 
 
 def _tile(text: str | None) -> int | Literal["model"] | None:
-    if text is None or text == "model":
-        return text  # type: ignore[return-value]
+    if text is None:
+        return None
+    if text == "model":
+        return "model"
     try:
         return int(text)
     except ValueError:

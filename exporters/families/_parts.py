@@ -87,11 +87,20 @@ def output_tensors(
 
 
 def video_outputs(
-    channels: int, patch_size: int, *, variance: bool = False, **limits: int | None
+    channels: int,
+    patch_size: int,
+    *,
+    variance: bool = False,
+    temporal_patch_size: int = 1,
+    frames_limit: int | None = None,
+    limit: int | None = None,
 ) -> tuple[TensorSpec, ...]:
-    """Declare ``prediction`` and perhaps ``variance``, shaped like :func:`video_tensor` of the same ``limits``."""
+    """Declare ``prediction`` and perhaps ``variance``, shaped like :func:`video_tensor` of the same arguments."""
     pictures = output_tensors(channels, patch_size, variance=variance)
-    axes = video_tensor(channels, patch_size, **limits).axes  # type: ignore[arg-type]
+    latents = video_tensor(
+        channels, patch_size, temporal_patch_size=temporal_patch_size, frames_limit=frames_limit, limit=limit
+    )
+    axes = latents.axes
     return tuple(tensor.model_copy(update={"axes": axes}) for tensor in pictures)
 
 
