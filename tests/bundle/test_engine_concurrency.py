@@ -187,12 +187,12 @@ def test_readers_while_an_engine_is_replaced(bundle: Bundle) -> None:
     seen = set()
     with started(REPLACE, bundle.path) as process:
         assert line(process) == "ready"
-        end = time.monotonic() + 1.5
-        while time.monotonic() < end:
+        end = time.monotonic() + 60
+        while len(seen) < 30:
+            assert time.monotonic() < end, f"{len(seen)} builds were seen in a minute"
             opened = Bundle.open(bundle.path)
             assert opened.engine_names() == ["fast"]
             seen.add(opened.engine("fast").record.seconds)
-    assert len(seen) > 3
 
 
 def test_a_build_ends_while_a_bundle_is_opened(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

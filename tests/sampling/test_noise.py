@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 
 import numpy as np
@@ -75,13 +74,6 @@ def test_one_seed_continues_its_stream_over_the_batch() -> None:
 def test_the_bits_are_those_of_every_machine() -> None:
     # CRC-32 of the bytes; runtimes/cpp/tests/sampling/noise_test.cpp has the same number.
     assert zlib.crc32(noise(42, (100_003,)).astype("<f4").tobytes()) == CRC
-
-
-def test_a_long_draw_is_fast() -> None:
-    noise(0, (100_000,))
-    started = time.perf_counter()
-    noise(0, (100_000,))
-    assert time.perf_counter() - started < 0.2  # 2 ms where nothing else runs
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "3", None, True, [], [0, -1]])
