@@ -29,12 +29,12 @@ from dit_deploy.bundle import Bundle, EngineWriter
 with EngineWriter(Bundle.open(sys.argv[1]), "fast") as writer:
     writer.file("denoiser.engine").write_bytes(b"half")
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
-#: What build_engine does: under the lock, look for the key; build only where it is not there.
+#: What build_engine does: under the lock, look for the key; build only where it is not there, once a line has come.
 BUILD_ONCE = """
-import sys, time
+import sys
 from dit_deploy.bundle import Bundle, engine_key, engine_lock
 from tests.bundle.engines import KEY, build
 bundle = Bundle.open(sys.argv[1])
@@ -43,7 +43,7 @@ with engine_lock(bundle, "fast", waiting=lambda line: print("waiting:", line, fl
     if "fast" in bundle.engine_names() and bundle.engine("fast").record.key == engine_key(KEY):
         print("found", flush=True)
     else:
-        time.sleep(float(sys.argv[2]))
+        sys.stdin.readline()
         build(bundle)
         print("built", flush=True)
 """
@@ -63,9 +63,8 @@ for number in range(10_000):
 
 @contextmanager
 def started(code: str, *words: object) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
-    )
+    command = [sys.executable, "-c", code, *map(str, words)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
     try:
         yield process
     finally:
@@ -78,13 +77,19 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().rstrip("\n")
 
 
+def go_on(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
 def test_kill_9_leaves_nothing_that_loads(bundle: Bundle) -> None:
     folder = bundle.path / "engines"
     with started(HALF, bundle.path) as process:
         assert line(process) == "ready"
         assert bundle.engine_names() == []
         process.send_signal(signal.SIGKILL)
-        process.wait(20)
+        process.wait(120)
     (left,) = [name for name in os.listdir(folder) if ".tmp-" in name]
     assert (folder / left / "denoiser.engine").read_bytes() == b"half"
     again = Bundle.open(bundle.path)
@@ -115,27 +120,29 @@ def test_kill_9_at_any_moment_of_replacing(bundle: Bundle) -> None:
 
 
 def test_the_second_build_waits_and_finds_the_key_of_the_first(bundle: Bundle) -> None:
-    with started(BUILD_ONCE, bundle.path, 1.5) as first:
+    with started(BUILD_ONCE, bundle.path) as first:
         assert line(first) == "ready"
-        with started(BUILD_ONCE, bundle.path, 0) as second:
+        with started(BUILD_ONCE, bundle.path) as second:
             waiting = line(second)
             assert waiting == f"waiting: {bundle.path}/engines/fast is being built by another process; waiting for it"
             assert first.poll() is None and bundle.engine_names() == [], "the first is still at work"
+            go_on(first)
             assert [line(second), line(second)] == ["ready", "found"]
-            assert second.wait(20) == 0
+            assert second.wait(120) == 0
         assert line(first) == "built"
-        assert first.wait(20) == 0
+        assert first.wait(120) == 0
     assert os.listdir(bundle.path / "engines") == ["fast"]
 
 
 def test_the_lock_ends_with_a_killed_build(bundle: Bundle) -> None:
     with started(HALF, bundle.path) as first:
         assert line(first) == "ready"
-        with started(BUILD_ONCE, bundle.path, 0) as second:
+        with started(BUILD_ONCE, bundle.path) as second:
             assert line(second).startswith("waiting: ")
             first.kill()
+            go_on(second)
             assert [line(second), line(second)] == ["ready", "built"]
-            assert second.wait(20) == 0
+            assert second.wait(120) == 0
     assert os.listdir(bundle.path / "engines") == ["fast"]
 
 

@@ -31,7 +31,7 @@ main()
 def process(*words: object, code: str = NO_TORCH) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, without PyTorch."""
     command = [sys.executable, "-c", code, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def test_version(cli: Command) -> None:
@@ -137,5 +137,5 @@ def test_a_reader_that_leaves(tiny_bundle: Path) -> None:
     os.close(reading)
     with os.fdopen(writing, "w") as stdout:
         command = [sys.executable, "-m", "dit_deploy.cli", "inspect", str(tiny_bundle)]
-        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (141, "")
