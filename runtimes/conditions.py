@@ -95,7 +95,7 @@ def read_texts(
 
     Args:
         others: ``prompt_2`` and ``negative_prompt_2``, ``prompt_3`` and ``negative_prompt_3``, …; ``None`` for those
-            that are the first.
+            that are the first, and ``""`` too, as diffusers has it: ``[""]`` is a text.
 
     Raises:
         InputError: one is no text or list of texts, the numbers of prompts and negatives differ, or the bundle has no
@@ -117,6 +117,7 @@ def read_texts(
     if manifest.prompts is None:
         raise InputError("prompt: this bundle has no text encoder; give its conditions as tensors")
     prompts = _texts("prompt", prompt)
+    others = [tuple(None if isinstance(text, str) and not text else text for text in pair) for pair in others]
     later, later_negatives = (
         {
             place: _later(manifest.prompts, f"{name}_{place + 1}", pair[half], place, len(prompts))

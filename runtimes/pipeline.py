@@ -180,7 +180,7 @@ class Pipeline:
                 is cut, with a warning that quotes it.
             negative_prompt: what the unguided half is given: one text for all, or one a prompt.
             prompt_2, prompt_3, negative_prompt_2, negative_prompt_3: what the second and third text encoder read
-                instead, where the bundle has them (Stable Diffusion 3, FLUX).
+                instead, where the bundle has them (Stable Diffusion 3, FLUX); ``""`` is ``prompt``, ``[""]`` no word.
             num_images_per_prompt: pictures of the same prompt stand beside each other.
             conditions, unconditional: inputs of the denoiser by name, [batch, …], instead of what labels and prompts
                 make, for the two halves of guidance.

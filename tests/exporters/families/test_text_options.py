@@ -62,6 +62,9 @@ def test_stable_diffusion_3(tmp_path: Path) -> None:
     same = case.compare()
     assert differs(same, case.compare(prompt_2=OTHER))
     assert differs(same, case.compare(prompt_3=THIRD))
+    # diffusers: ``prompt_3 or prompt``
+    found = case.pipeline(**SIZE, num_inference_steps=2, seed=3, prompt=PROMPT, prompt_3="", output_type="latent")
+    assert not differs(same, found.latents) and differs(same, case.compare(prompt_3=[""]))
     case.compare(prompt=[PROMPT, OTHER], prompt_3=[THIRD, PROMPT], negative_prompt="blurry", guidance_scale=3.0)
 
 
