@@ -117,12 +117,11 @@ def read_texts(
     if manifest.prompts is None:
         raise InputError("prompt: this bundle has no text encoder; give its conditions as tensors")
     prompts = _texts("prompt", prompt)
-    others = [tuple(None if isinstance(text, str) and not text else text for text in pair) for pair in others]
     later, later_negatives = (
         {
             place: _later(manifest.prompts, f"{name}_{place + 1}", pair[half], place, len(prompts))
             for place, pair in enumerate(others, start=1)
-            if pair[half] is not None
+            if pair[half] is not None and not (isinstance(pair[half], str) and not pair[half])
         }
         for half, name in enumerate(("prompt", "negative_prompt"))
     )
