@@ -69,7 +69,7 @@ cpp_build = $(BIN)/cmake -S runtimes/cpp --preset $(1) && $(BIN)/cmake --build $
 cpp_test = DIT_DEPLOY_GOLDEN=$(CURDIR)/$(CPP)/golden $(BIN)/ctest --test-dir $(CPP)/$(1) --output-on-failure -j$(JOBS)
 
 slow: $(VENV)/.dev             ## the tests that take minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow" -q -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow" -q -n auto --dist loadfile --no-loadscope-reorder
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
