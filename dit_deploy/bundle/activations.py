@@ -104,8 +104,10 @@ def peak_bytes(
         return value
 
     for node in nodes:
-        if node.op_type in _VIEWS and node.inputs[0] not in constant:
-            owner[node.outputs[0]] = node.inputs[0]
+        if node.op_type in _VIEWS and node.inputs and node.outputs and node.inputs[0] not in constant:
+            held = root(node.inputs[0])
+            if held != node.outputs[0]:  # in a circle, as in a file that is no valid graph
+                owner[node.outputs[0]] = held
     last: dict[str, int] = {}
     for index, node in enumerate(nodes):
         last |= {root(value): index for value in node.inputs if value not in constant}

@@ -12,7 +12,7 @@ import pytest
 
 from dit_deploy import Bundle, Pipeline
 from dit_deploy.bundle import Tiling
-from dit_deploy.bundle.activations import Noted, NotedGraph, read_graph
+from dit_deploy.bundle.activations import Noted, NotedGraph, NotedNode, peak_bytes, read_graph
 from dit_deploy.cli import run
 from dit_deploy.errors import BundleError, InputError
 from dit_deploy.planning import graph_costs
@@ -102,7 +102,7 @@ def test_numbers_of_bytes(given: object, bytes_: int) -> None:
     assert read_bytes(given) == bytes_
 
 
-@pytest.mark.parametrize("given", [0, -1, "", "2 apples", "G", 1.5, True, "-3M", "0"])
+@pytest.mark.parametrize("given", [0, -1, "", "2 apples", "G", 1.5, True, "-3M", "0", "1" * 400])
 def test_no_numbers_of_bytes(given: object) -> None:
     with pytest.raises(InputError, match=r"vae_memory: .* came, expected bytes above 0, such as 2G"):
         read_bytes(given)
@@ -135,6 +135,16 @@ def test_as_a_command(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert run([*words, "--vae-memory", "1G"]) == 0
     assert run([*words, "--vae-memory", "1k", "--overwrite"]) == 2
     assert "vae_memory: 1k came; the smallest piece" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [[(("a",), ("a",))], [(("a",), ("b",)), (("b",), ("a",))], [((), ("a",))], [(("a",), ())]],
+    ids=["of itself", "in a circle", "without input", "without output"],
+)
+def test_views_of_no_valid_graph_end(nodes: list[tuple[tuple[str, ...], tuple[str, ...]]]) -> None:
+    views = [NotedNode("Reshape", inputs, outputs) for inputs, outputs in nodes]
+    assert peak_bytes(views, ["a"], ["a"], [], lambda value: 4.0) == 4.0
 
 
 def test_a_graph_that_is_none(tmp_path: Path) -> None:
