@@ -36,12 +36,11 @@ from torch.nn import functional as F
 
 from dit_deploy.bundle import Axis, Component, TensorSpec, Tiling
 from dit_deploy.errors import SourceError
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph
 
 __all__ = ["Decoder", "Encoder", "FirstFrame", "compression", "graphs", "image_graph", "read", "tiling"]
 
-_CLASS = "AutoencoderKLCogVideoX"
 #: Pictures that a latent frame after the first stands for, and latent frames of a chunk after the first.
 FRAMES, CHUNK = 4, 2
 #: Latent frames (twice 2, less one) and pixels at which the halves are proved.
@@ -59,10 +58,7 @@ def read(folder: Path, channels: int) -> dict[str, Any]:
         SourceError: the folder holds another class, one that does not belong to the denoiser, or one with layers that
             no CogVideoX has.
     """
-    found = check_class(folder, _CLASS)
-    with torch.device("meta"):
-        given = {name: value for name, value in found.items() if not name.startswith("_")}
-        config = dict(AutoencoderKLCogVideoX.from_config(given).config)
+    config = read_config(AutoencoderKLCogVideoX, folder)
     if config["latent_channels"] != channels:
         raise SourceError(
             f"{folder} has {config['latent_channels']} latent channels, the denoiser {channels}; "

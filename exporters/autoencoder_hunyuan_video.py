@@ -23,18 +23,16 @@ from torch.nn import functional as F
 
 from dit_deploy.bundle import Axis, Component, TensorSpec, Tiling, shape_of
 from dit_deploy.errors import SourceError
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.masks import MASKED
+from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph
 
 __all__ = ["TEMPORAL", "Decoder", "Encoder", "PictureEncoder", "graphs", "picture_graph", "tiling"]
 
-_CLASS = "AutoencoderKLHunyuanVideo"
 #: Frames that a latent frame stands for, but the first: the only number that diffusers' decoder knows.
 TEMPORAL = 4
 #: Pixels and frames of a piece, and from the beginning of one to the next, as diffusers' class has them from the start.
 _PIECE, _STRIDE = {"space": 256, "time": 16}, {"space": 192, "time": 12}
-#: What is added to the score of a later frame; its exponential is 0 beside any score that a network has.
-_MASKED = -10000.0
 
 
 def graphs(folder: Path, channels: int, frames: int, sample_size: int) -> tuple[list[Graph], int, float]:
@@ -48,7 +46,7 @@ def graphs(folder: Path, channels: int, frames: int, sample_size: int) -> tuple[
     Raises:
         SourceError: the folder holds another class, or one that does not belong to the denoiser.
     """
-    config = _config(folder)
+    config = read_config(AutoencoderKLHunyuanVideo, folder)
     if config["latent_channels"] != channels:
         raise SourceError(
             f"{folder} has {config['latent_channels']} latent channels, the denoiser {channels}; "
@@ -87,7 +85,7 @@ def picture_graph(folder: Path, component: str, output: str, sample_size: int) -
         output: the name of the latents, float32 [batch, channels, latent_frames, latent_height, latent_width].
         sample_size: height and width of the latents at which it is proved.
     """
-    config = _config(folder)
+    config = read_config(AutoencoderKLHunyuanVideo, folder)
     channels = config["latent_channels"]
     images, latents = (
         _images(config["in_channels"], config["spatial_compression_ratio"], 0, 1),
@@ -125,18 +123,6 @@ def tiling(compression: int) -> Tiling:
         stride_frames=_STRIDE["time"] // TEMPORAL,
         always_in_time=True,
     )
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    """Return the config with the class's defaults filled in; the weights are not read."""
-    found = check_class(folder, _CLASS)
-    given = {name: value for name, value in found.items() if not name.startswith("_")}
-    try:
-        with torch.device("meta"):
-            config: Mapping[str, Any] = AutoencoderKLHunyuanVideo.from_config(given).config
-    except ValueError as error:
-        raise SourceError(f"{folder}/config.json: {error}") from error
-    return config
 
 
 def _load(folder: Path) -> AutoencoderKLHunyuanVideo:
@@ -270,7 +256,7 @@ class _Attention(nn.Module):
         pixels = self.group_norm(x.flatten(2)).transpose(1, 2)  # [batch, frames · height · width, channels]
         frame = torch.arange(frames)[:, None].expand(frames, height * width).reshape(-1)
         later = frame[None, :] > frame[:, None]  # [queries, keys]
-        scores = (self.to_q(pixels) * self.scale) @ self.to_k(pixels).transpose(1, 2) + later.to(x.dtype) * _MASKED
+        scores = (self.to_q(pixels) * self.scale) @ self.to_k(pixels).transpose(1, 2) + later.to(x.dtype) * MASKED
         attended = scores.softmax(dim=-1) @ self.to_v(pixels)
         return x + self.to_out(attended).transpose(1, 2).reshape(x.shape)
 

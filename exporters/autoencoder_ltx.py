@@ -29,12 +29,11 @@ from dit_deploy.bundle import Axis, Component, TensorSpec, Tiling
 from dit_deploy.bundle.shapes import shape_of
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters.families._embeddings import Sinusoid
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.modules import empty_diffusers, load_diffusers
 from dit_deploy.exporters.source import Graph
 
 __all__ = ["Decoder", "Encoder", "FirstFrame", "Halves", "halves"]
 
-_CLASS = "AutoencoderKLLTXVideo"
 #: Channels of a timestep's sinusoid.
 _SINUSOID = 256
 
@@ -69,7 +68,8 @@ def halves(folder: Path, channels: int, typical: Mapping[str, int]) -> Halves:
         SourceError: the folder holds another class, one that does not belong to the denoiser, or one of a form that
             diffusers cannot run.
     """
-    config, empty = _config(folder)
+    empty = empty_diffusers(AutoencoderKLLTXVideo, folder)
+    config = empty.config
     if config["latent_channels"] != channels:
         raise SourceError(
             f"{folder} has {config['latent_channels']} latent channels, the denoiser {channels}; "
@@ -154,14 +154,6 @@ def halves(folder: Path, channels: int, typical: Mapping[str, int]) -> Halves:
         scale=float(config["scaling_factor"]),
         tiling=_tiling(empty),
     )
-
-
-def _config(folder: Path) -> tuple[Mapping[str, Any], AutoencoderKLLTXVideo]:
-    """Return the config with the class's defaults filled in, and the network without weights."""
-    given = {name: value for name, value in check_class(folder, _CLASS).items() if not name.startswith("_")}
-    with torch.device("meta"):
-        empty = AutoencoderKLLTXVideo.from_config(given)
-    return empty.config, empty
 
 
 def _load(folder: Path) -> AutoencoderKLLTXVideo:

@@ -21,12 +21,10 @@ from torch.nn import functional as F
 
 from dit_deploy.bundle.manifest import Axis, Component, TensorSpec
 from dit_deploy.errors import SourceError
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph
 
 __all__ = ["Decoder", "Encoder", "graphs"]
-
-_CLASS = "AutoencoderKLQwenImage"
 
 
 def graphs(folder: Path, channels: int, sample_size: int) -> tuple[list[Graph], int]:
@@ -40,7 +38,7 @@ def graphs(folder: Path, channels: int, sample_size: int) -> tuple[list[Graph], 
     Raises:
         SourceError: the folder holds another class, or one that does not belong to the denoiser.
     """
-    config = _config(folder)
+    config = read_config(AutoencoderKLQwenImage, folder)
     if config["z_dim"] != channels:
         raise SourceError(
             f"{folder} has {config['z_dim']} latent channels, the denoiser {channels}; they do not belong together"
@@ -68,15 +66,6 @@ def graphs(folder: Path, channels: int, sample_size: int) -> tuple[list[Graph], 
             "vae_decoder", decoder, lambda: Decoder(_load(folder)), typical, lambda: _DecoderReference(_load(folder))
         ),
     ], compression
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    """Return the config with the class's defaults filled in; the weights are not read."""
-    found = check_class(folder, _CLASS)
-    given = {name: value for name, value in found.items() if not name.startswith("_")}
-    with torch.device("meta"):
-        config: Mapping[str, Any] = AutoencoderKLQwenImage.from_config(given).config
-    return config
 
 
 def _load(folder: Path) -> AutoencoderKLQwenImage:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from dit_deploy.bundle import Axis, Component, TensorSpec, Tiling
 from dit_deploy.errors import SourceError
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "tiling",
 ]
 
-_CLASS = "AutoencoderKLWan"
 #: Frames that a latent frame after the first stands for; diffusers reads frames by so many, whatever the config says.
 FRAMES = 4
 #: Latent frames and pixels at which the halves are proved.
@@ -57,9 +56,7 @@ def read(folder: Path, channels: int) -> dict[str, Any]:
         SourceError: the folder holds another class, one that does not belong to the denoiser, or one that diffusers
             itself does not decode to what it encoded.
     """
-    found = check_class(folder, _CLASS)
-    with torch.device("meta"):
-        config = dict(AutoencoderKLWan.from_config({k: v for k, v in found.items() if not k.startswith("_")}).config)
+    config = read_config(AutoencoderKLWan, folder)
     if config["z_dim"] != channels:
         raise SourceError(
             f"{folder} has {config['z_dim']} latent channels, the denoiser {channels}; they do not belong together"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,14 @@ from torch import nn
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters.weights import folder_tensors, read_json
 
-__all__ = ["check_class", "load_diffusers", "load_transformers", "parameters_without_storage"]
+__all__ = [
+    "check_class",
+    "empty_diffusers",
+    "load_diffusers",
+    "load_transformers",
+    "parameters_without_storage",
+    "read_config",
+]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -43,6 +50,40 @@ def check_class(folder: Path, *names: str) -> dict[str, Any]:
     return config
 
 
+def empty_diffusers(kind: type[Module], folder: Path, *also: str) -> Module:
+    """Return the diffusers model that the ``config.json`` of ``folder`` describes, on torch's meta device.
+
+    No weight is read, and nothing is allocated.
+
+    Args:
+        also: names that ``kind`` had when older folders were saved.
+
+    Raises:
+        SourceError: the folder holds another class, or the class refuses its config.
+    """
+    config = check_class(folder, kind.__name__, *also)
+    try:
+        with torch.device("meta"):
+            return _from_config(kind, config)
+    except Exception as error:  # the classes check their fields with errors of several kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SourceError(f"{folder}/config.json: {reason}") from error
+
+
+def read_config(kind: type[nn.Module], folder: Path, *also: str) -> dict[str, Any]:
+    """Return the config of a diffusers model folder with its class's defaults filled in, as :func:`empty_diffusers`."""
+    config: Mapping[str, Any] = empty_diffusers(kind, folder, *also).config  # type: ignore[assignment]
+    return dict(config)
+
+
+def _from_config(kind: type[Module], config: Mapping[str, Any]) -> Module:
+    """Return a model of ``kind``; what diffusers itself wrote into ``config`` begins with an underscore."""
+    made: Module = kind.from_config(  # type: ignore[attr-defined]
+        {name: value for name, value in config.items() if not name.startswith("_")}
+    )
+    return made
+
+
 def load_diffusers(kind: type[Module], folder: Path, *also: str) -> Module:
     """Return the diffusers model in ``folder``, in float32; weights that are float32 on disk stay mapped from it.
 
@@ -56,7 +97,7 @@ def load_diffusers(kind: type[Module], folder: Path, *also: str) -> Module:
     tensors = folder_tensors(folder)
     try:
         with parameters_without_storage():
-            model = kind.from_config({name: value for name, value in config.items() if not name.startswith("_")})  # type: ignore[attr-defined]
+            model = _from_config(kind, config)
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip()

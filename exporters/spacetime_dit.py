@@ -36,13 +36,11 @@ from torch.nn import functional as F
 
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters.families.dit import FREQUENCIES, geometric_frequencies, modulate
+from dit_deploy.exporters.masks import key_bias
 
 __all__ = ["SpacetimeDiT", "SpacetimeDiTConfig"]
 
 _EPSILON = 1e-6  # of every normalisation
-
-#: What is added to a score that must not count.
-_MASKED = -10000.0
 
 
 @dataclass(frozen=True)
@@ -425,8 +423,7 @@ class SpacetimeDiT(nn.Module):
         seen = encoder_attention_mask.to(x.dtype)[:, :, None]
         mean = (text * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
         conditioning = F.silu(self.timestep_out(F.silu(self.timestep_in(sinusoid))) + self.text_mean(mean))
-        bias = (1 - encoder_attention_mask.to(x.dtype))[:, None, None, :] * _MASKED
-        bias = bias.expand(-1, -1, x.shape[1], -1)  # [batch, 1, patches, tokens]
+        bias = key_bias(encoder_attention_mask, x.shape[1], x.dtype)  # [batch, 1, patches, tokens]
 
         for layer, block in enumerate(self.blocks):
             x = block(x, conditioning, text, bias, grid, turn, window.get(config.axes_of(layer)))

@@ -9,12 +9,12 @@ from diffusers import HunyuanVideoTransformer3DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_deploy.exporters.families._embeddings import Sinusoid, rotate
+from dit_deploy.exporters.families._attention import attend, heads, normed
+from dit_deploy.exporters.families._embeddings import Sinusoid
+from dit_deploy.exporters.families._rotary import Rotary, grid_positions, rotate
+from dit_deploy.exporters.masks import MASKED
 
-__all__ = ["Denoiser", "FromPicture", "Reference", "Rotary"]
-
-#: What is added to the score of a token that is not attended to; its exponential is 0 beside any score.
-_MASKED = -10000.0
+__all__ = ["Denoiser", "FromPicture", "Reference"]
 
 
 class Denoiser(nn.Module):
@@ -66,11 +66,11 @@ class Denoiser(nn.Module):
         )
         x = network.x_embedder(latents)  # [batch, patches, hidden]
         text = self.refined(encoder_hidden_states, timestep, encoder_attention_mask)  # [batch, tokens, hidden]
-        angles = network.rope(steps, rows, columns)
+        angles = network.rope(grid_positions(steps, rows, columns))
 
         # Patches see all patches and the tokens that are there; so do the tokens, padding among them.
         there = torch.arange(tokens)[None, :] < encoder_attention_mask.sum(dim=1, keepdim=True)
-        bias = F.pad((~there).to(x.dtype) * _MASKED, (steps * rows * columns, 0))[:, None, None, :]
+        bias = F.pad((~there).to(x.dtype) * MASKED, (steps * rows * columns, 0))[:, None, None, :]
         bias = bias.expand(-1, -1, steps * rows * columns + tokens, -1)  # [batch, 1, patches + tokens, the same]
         for block in (*network.transformer_blocks, *network.single_transformer_blocks):
             x, text = block(x, text, embedded, bias, angles)
@@ -90,39 +90,11 @@ class Denoiser(nn.Module):
         embedded = refiner.time_text_embed(timestep, mean)
         pairs = mask[:, :, None] * mask[:, None, :]  # [batch, queries, keys]
         first = (torch.arange(states.shape[1]) == 0)[None, None, :]
-        bias = torch.where((pairs > 0) | first, 0.0, _MASKED)[:, None]
+        bias = torch.where((pairs > 0) | first, 0.0, MASKED)[:, None]
         x = refiner.proj_in(states)
         for block in refiner.token_refiner.refiner_blocks:
             x = block(x, embedded, bias)
         return x
-
-
-class Rotary(nn.Module):
-    """Cosines and sines of frame, row and column of each patch; each value twice in a row.
-
-    Angles are rounded to float32 as diffusers rounds them.
-    """
-
-    frequencies: Tensor
-    axis: Tensor
-
-    def __init__(self, axes_dims: tuple[int, ...], theta: float) -> None:
-        super().__init__()
-        exponents = [torch.arange(0, size, 2, dtype=torch.float32) / size for size in axes_dims]
-        frequencies = torch.cat([1.0 / (theta**one) for one in exponents]).repeat_interleave(2)
-        axis = torch.cat([torch.full((size,), index) for index, size in enumerate(axes_dims)])
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.register_buffer("axis", axis, persistent=False)
-
-    def forward(self, steps: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines, each [steps · rows · columns, 1, head]."""
-        grid = (steps, rows, columns)
-        frame = torch.arange(steps)[:, None, None].expand(grid)
-        row = torch.arange(rows)[None, :, None].expand(grid)
-        column = torch.arange(columns)[None, None, :].expand(grid)
-        positions = torch.stack([frame, row, column], dim=-1).reshape(steps * rows * columns, 3)
-        angles = (positions[:, self.axis].to(torch.float32) * self.frequencies)[:, None, :]
-        return angles.cos(), angles.sin()
 
 
 class _Attention:
@@ -139,31 +111,22 @@ class _Attention:
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        def heads(x: Any) -> Any:
-            return x.unflatten(-1, (attn.heads, -1))  # [batch, tokens, heads, head]
+        def projected(x: Tensor, to_q: Any, to_k: Any, to_v: Any, norm_q: Any, norm_k: Any) -> tuple[Tensor, ...]:
+            q, k, v = (heads(linear(x), attn.heads) for linear in (to_q, to_k, to_v))  # [batch, tokens, heads, head]
+            return normed(norm_q, q), normed(norm_k, k), v
 
-        def normed(norm: nn.Module | None, x: Tensor) -> Tensor:
-            return x if norm is None else norm(x)
-
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = (one.transpose(1, 2) for one in (q, k, v))
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask).transpose(1, 2).flatten(2)
-
-        def projected(x: Tensor, added: bool) -> tuple[Tensor, Tensor, Tensor]:
-            if added:
-                q, k, v = attn.add_q_proj(x), attn.add_k_proj(x), attn.add_v_proj(x)
-                return normed(attn.norm_added_q, heads(q)), normed(attn.norm_added_k, heads(k)), heads(v)
-            q, k, v = attn.to_q(x), attn.to_k(x), attn.to_v(x)
-            return normed(attn.norm_q, heads(q)), normed(attn.norm_k, heads(k)), heads(v)
-
-        q, k, v = projected(hidden_states, added=False)
+        layers = (attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k)
+        q, k, v = projected(hidden_states, *layers)
         if encoder_hidden_states is None:
-            return attn.to_out[0](attend(q, k, v))
+            return attn.to_out[0](attend(q, k, v, attention_mask))
         assert image_rotary_emb is not None
         q, k = rotate(q, *image_rotary_emb), rotate(k, *image_rotary_emb)
-        of_text = projected(encoder_hidden_states, added=attn.add_q_proj is not None)
+        if attn.add_q_proj is not None:
+            layers = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k)
+        of_text = projected(encoder_hidden_states, *layers)
         patches = hidden_states.shape[1]
-        x = attend(*(torch.cat(pair, dim=1) for pair in zip((q, k, v), of_text, strict=True)))
+        q, k, v = (torch.cat(pair, dim=1) for pair in zip((q, k, v), of_text, strict=True))
+        x = attend(q, k, v, attention_mask)
         x, text = x[:, :patches], x[:, patches:]
         if getattr(attn, "to_out", None) is not None:
             x = attn.to_out[0](x)

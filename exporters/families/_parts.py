@@ -1,4 +1,4 @@
-"""What families declare alike: latents, timestep, text conditions, outputs; masks for the proof."""
+"""What families declare alike: latents, timestep, text conditions, guidance, outputs; inputs for the proof."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from dit_deploy.bundle.manifest import Axis, Prediction, TensorSpec
 from dit_deploy.errors import SourceError
 
 __all__ = [
-    "check_tokens",
+    "guidance_feeds",
+    "guidance_tensor",
     "latents_tensor",
     "mask_feeds",
     "mask_tensor",
     "output_tensors",
+    "pooled_tensor",
     "read_prediction",
+    "sigma_tensor",
     "text_tensor",
     "timestep_tensor",
     "video_outputs",
@@ -63,16 +66,43 @@ def timestep_tensor(scheduler_config: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(name="timestep", dtype="float32", axes=(_BATCH,), unit="training index", minimum=0, maximum=last)
 
 
-def text_tensor(width: int, name: str = "encoder_hidden_states") -> TensorSpec:
-    """Declare a text encoder's hidden states, float32 [batch, sequence_length, width]."""
-    return TensorSpec(name=name, dtype="float32", axes=(_BATCH, _TOKENS, width))
+def sigma_tensor() -> TensorSpec:
+    """Declare the timestep as a share of noise, float32 [batch] in 0 … 1."""
+    return TensorSpec(name="timestep", dtype="float32", axes=(_BATCH,), unit="sigma", minimum=0, maximum=1)
 
 
-def mask_tensor(name: str = "encoder_attention_mask") -> TensorSpec:
-    """Declare the mask of hidden states, int64 [batch, sequence_length]."""
+def text_tensor(width: int, name: str = "encoder_hidden_states", tokens: int | Axis = _TOKENS) -> TensorSpec:
+    """Declare a text encoder's hidden states, float32 [batch, ``tokens``, width]; any number of tokens by default."""
+    return TensorSpec(name=name, dtype="float32", axes=(_BATCH, tokens, width))
+
+
+def mask_tensor(
+    name: str = "encoder_attention_mask", tokens: int | Axis = _TOKENS, description: str = "1 where a token is"
+) -> TensorSpec:
+    """Declare the mask of hidden states, int64 [batch, ``tokens``]; see :func:`text_tensor`."""
+    return TensorSpec(name=name, dtype="int64", axes=(_BATCH, tokens), minimum=0, maximum=1, description=description)
+
+
+def pooled_tensor(width: int) -> TensorSpec:
+    """Declare what text encoders make of a whole text, float32 [batch, width]."""
+    return TensorSpec(name="pooled_projections", dtype="float32", axes=(_BATCH, width))
+
+
+def guidance_tensor() -> TensorSpec:
+    """Declare the scale of a guidance that is embedded, float32 [batch]."""
     return TensorSpec(
-        name=name, dtype="int64", axes=(_BATCH, _TOKENS), minimum=0, maximum=1, description="1 where a token is"
+        name="guidance",
+        dtype="float32",
+        axes=(_BATCH,),
+        unit="guidance scale",
+        minimum=0,
+        description="what the model was distilled to do without an unguided half",
     )
+
+
+def guidance_feeds(sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
+    """Return scales for :func:`guidance_tensor`."""
+    return {"guidance": np.random.default_rng(seed).uniform(1.0, 8.0, sizes["batch"])}
 
 
 def output_tensors(
@@ -115,14 +145,6 @@ def read_prediction(scheduler_config: Mapping[str, Any], *, variance: bool = Fal
     if found not in known:
         raise SourceError(f"prediction_type {found!r} of the scheduler config is none of {', '.join(known)}")
     return Prediction.model_validate({"type": found, "learned_range_variance": variance})
-
-
-def check_tokens(tokens: int, largest: int | None = None) -> int:
-    """Return a number of tokens that was chosen; :class:`SourceError` where a family's pipeline takes none such."""
-    if tokens < 1 or (largest is not None and tokens > largest):
-        expected = "1 or more" if largest is None else f"1 … {largest}"
-        raise SourceError(f"--max-sequence-length: {tokens} came, {expected} tokens were expected")
-    return tokens
 
 
 def mask_feeds(

@@ -9,8 +9,9 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_deploy.exporters.families._embeddings import Sinusoid, rotate
-from dit_deploy.exporters.families.flux import Rotary
+from dit_deploy.exporters.families._attention import attend, heads
+from dit_deploy.exporters.families._embeddings import Sinusoid
+from dit_deploy.exporters.families._rotary import ExactRotary, grid_positions, rotate
 
 __all__ = ["Denoiser", "MaskedDenoiser", "Reference"]
 
@@ -30,7 +31,7 @@ class Denoiser(nn.Module):
         self.patch: tuple[int, int, int] = tuple(config.patch_size)
         self.out_channels: int = config.out_channels or config.in_channels
         side = 2 * (config.attention_head_dim // 6)
-        self.rotary = Rotary(_THETA, (config.attention_head_dim - 2 * side, side, side))
+        self.rotary = ExactRotary((config.attention_head_dim - 2 * side, side, side), _THETA)
         transformer.rope = nn.Identity()
         transformer.condition_embedder.timesteps_proj = Sinusoid(config.freq_dim)
         transformer.set_attn_processor(_Attention())
@@ -105,8 +106,7 @@ class Denoiser(nn.Module):
 
     def _positions(self, *sizes: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines [1, tokens, 1, head] of a grid of patches."""
-        axes = torch.meshgrid(*(torch.arange(size) for size in sizes), indexing="ij")
-        cos, sin = self.rotary(torch.stack([axis.flatten() for axis in axes], dim=1))
+        cos, sin = self.rotary(grid_positions(*sizes))
         return cos[None, :, None], sin[None, :, None]
 
 
@@ -154,22 +154,16 @@ class _Attention:
     ) -> Tensor:
         source, pictures = (hidden_states, None) if encoder_hidden_states is None else encoder_hidden_states
 
-        def heads(x: Tensor) -> Tensor:
-            return x.reshape(*x.shape[:2], attn.heads, -1)  # [batch, tokens, heads, head]
+        def split(x: Tensor) -> Tensor:
+            return heads(x, attn.heads)  # [batch, tokens, heads, head]
 
-        q, k = heads(attn.norm_q(attn.to_q(hidden_states))), heads(attn.norm_k(attn.to_k(source)))
+        q, k = split(attn.norm_q(attn.to_q(hidden_states))), split(attn.norm_k(attn.to_k(source)))
         if rotary_emb is not None:
             q, k = rotate(q, *rotary_emb), rotate(k, *rotary_emb)
-        x = _attend(q, k, heads(attn.to_v(source)))
+        x = attend(q, k, split(attn.to_v(source)))
         if pictures is not None:
-            x = x + _attend(q, heads(attn.norm_added_k(attn.add_k_proj(pictures))), heads(attn.add_v_proj(pictures)))
+            x = x + attend(q, split(attn.norm_added_k(attn.add_k_proj(pictures))), split(attn.add_v_proj(pictures)))
         return attn.to_out[0](x)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return attention of [batch, tokens, heads, head] with the heads joined, [batch, tokens, width]."""
-    q, k, v = (one.transpose(1, 2) for one in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class Reference(nn.Module):

@@ -43,8 +43,10 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoder_cogvideox as autoencoder
 from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
-from dit_deploy.exporters.families._embeddings import Sinusoid, cropped_positions, divide_to_even, rotate
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.families._embeddings import Sinusoid
+from dit_deploy.exporters.families._folder import check_width, read_record
+from dit_deploy.exporters.families._rotary import cropped_positions, divide_to_even, rotate
+from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import t5
 from dit_deploy.exporters.tokenizers import tokenizer_json
@@ -74,13 +76,12 @@ def open_pipeline(folder: Path) -> Source:
     from_image = files.read_json(folder / "model_index.json")["_class_name"] == CogVideoXImageToVideoPipeline.__name__
     transformer, vae, text_encoder = folder / "transformer", folder / "vae", folder / "text_encoder"
     config = _config(transformer, from_image=from_image)
-    scheduler_config = files.read_json(folder / "scheduler" / "scheduler_config.json")
+    record = read_record(folder, "transformer", "vae", "text_encoder")
+    scheduler_config = record["scheduler_config"]
     vae_config = autoencoder.read(vae, config["out_channels"])
     padding = 0 if config["patch_size_t"] is None else 1
     encoder = t5.graph(text_encoder, "text_encoder", tokens=_TOKENS, attends_mask=False)
-    made = encoder.component.output("encoder_hidden_states").axes[2]
-    if made != config["text_embed_dim"]:
-        raise SourceError(f"{text_encoder} makes {made} channels, {transformer} takes {config['text_embed_dim']}")
+    check_width(folder, encoder, config["text_embed_dim"], "text_embed_dim")
     graphs = [encoder, *autoencoder.graphs(vae, vae_config, padding)]
     if from_image:
         graphs.append(autoencoder.image_graph(vae, vae_config, padding, "image_conditions", _IMAGE))
@@ -96,8 +97,7 @@ def open_pipeline(folder: Path) -> Source:
     )
     return Source(
         family="cogvideox",
-        kind="diffusers_pipeline",
-        name=folder.resolve().name,
+        **record,
         graphs=tuple(graphs),
         latents=Latents(
             channels=config["out_channels"],
@@ -114,10 +114,7 @@ def open_pipeline(folder: Path) -> Source:
         ),
         prediction=parts.read_prediction(scheduler_config),
         guidance=Guidance(kind="classifier_free", default_scale=6.0),
-        scheduler_config=scheduler_config,
         scheduler=Scheduler(num_inference_steps=50),
-        digest_files=tuple(files.folder_files(transformer)),
-        float32_bytes=files.float32_bytes(transformer, vae, text_encoder),
         prompts=Prompts(
             encoders=(PromptEncoder(component="text_encoder", tokenizer="tokenizer/tokenizer.json"),),
         ),
@@ -134,10 +131,7 @@ def _load(folder: Path) -> CogVideoXTransformer3DModel:
 
 def _config(folder: Path, *, from_image: bool) -> dict[str, Any]:
     """Return the transformer's config with its class's defaults filled in, checked; no weight is read."""
-    found = check_class(folder, CogVideoXTransformer3DModel.__name__)
-    with torch.device("meta"):
-        given = {name: value for name, value in found.items() if not name.startswith("_")}
-        config = dict(CogVideoXTransformer3DModel.from_config(given).config)
+    config = read_config(CogVideoXTransformer3DModel, folder)
     channels, taken = config["out_channels"], config["in_channels"]
     if taken != channels * (2 if from_image else 1):
         what = "image-to-video takes twice as many as it predicts" if from_image else "from text it takes as many"
@@ -199,7 +193,7 @@ def _component(config: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -
     inputs = [
         TensorSpec(name="latents", dtype="float32", axes=axes),
         parts.timestep_tensor(scheduler_config),
-        TensorSpec(name="encoder_hidden_states", dtype="float32", axes=(_BATCH, tokens, config["text_embed_dim"])),
+        parts.text_tensor(config["text_embed_dim"], tokens=tokens),
     ]
     if config["in_channels"] != channels:
         inputs.append(TensorSpec(name=_IMAGE, dtype="float32", axes=axes, description="of the first picture"))

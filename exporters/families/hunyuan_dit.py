@@ -9,7 +9,6 @@ the nearest size of a list, and the safety checker. Here a picture is drawn at t
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -21,13 +20,14 @@ from diffusers import HunyuanDiT2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_deploy.bundle import Axis, Component, Guidance, Latents, PromptEncoder, Prompts, Scheduler, TensorSpec
+from dit_deploy.bundle import Component, Guidance, Latents, PromptEncoder, Prompts, Scheduler
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoders
-from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
-from dit_deploy.exporters.families._embeddings import Sinusoid, cropped_positions, divide_to_even
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.families._embeddings import Sinusoid
+from dit_deploy.exporters.families._folder import check_width, read_record
+from dit_deploy.exporters.families._rotary import cropped_positions, divide_to_even
+from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import bert, t5
 from dit_deploy.exporters.tokenizers import tokenizer_json
@@ -42,7 +42,6 @@ _COMPRESSION = 8
 _BASE_PIXELS = 512
 #: Height and width that the pipeline says the training picture had.
 _ORIGINAL_SIZE = (1024, 1024)
-_BATCH = Axis(name="batch")
 
 
 def open_pipeline(folder: Path) -> Source:
@@ -54,7 +53,8 @@ def open_pipeline(folder: Path) -> Source:
     transformer, vae = folder / "transformer", folder / "vae"
     text_encoder, text_encoder_2 = folder / "text_encoder", folder / "text_encoder_2"
     config = _config(transformer)
-    scheduler_config = files.read_json(folder / "scheduler" / "scheduler_config.json")
+    record = read_record(folder, "transformer", "vae", "text_encoder", "text_encoder_2")
+    scheduler_config = record["scheduler_config"]
     channels, patch, size = (int(config[name]) for name in ("in_channels", "patch_size", "sample_size"))
     halves, (compression, scale, shift) = autoencoders.graphs(vae, channels, size)
     if shift:
@@ -73,9 +73,7 @@ def open_pipeline(folder: Path) -> Source:
         ),
     )
     for graph, key in zip(encoders, ("cross_attention_dim", "cross_attention_dim_t5"), strict=True):
-        made = graph.component.outputs[0].axes[2]
-        if made != config[key]:
-            raise SourceError(f"{folder / graph.name} makes {made} channels, {transformer} takes {config[key]} ({key})")
+        check_width(folder, graph, int(config[key]), key)
     denoiser = Graph(
         "denoiser",
         _component(config, scheduler_config),
@@ -87,8 +85,7 @@ def open_pipeline(folder: Path) -> Source:
     tokenizers = {"tokenizer": _TOKENS, "tokenizer_2": _T5_TOKENS}
     return Source(
         family="hunyuan_dit",
-        kind="diffusers_pipeline",
-        name=folder.resolve().name,
+        **record,
         graphs=(*encoders, *halves, denoiser),
         latents=Latents(
             channels=channels,
@@ -100,10 +97,7 @@ def open_pipeline(folder: Path) -> Source:
         ),
         prediction=parts.read_prediction(scheduler_config, variance=True),
         guidance=Guidance(kind="classifier_free", default_scale=5.0),
-        scheduler_config=scheduler_config,
         scheduler=Scheduler(num_inference_steps=50),
-        digest_files=tuple(files.folder_files(transformer)),
-        float32_bytes=files.float32_bytes(transformer, vae, text_encoder, text_encoder_2),
         prompts=Prompts(
             encoders=tuple(
                 PromptEncoder(component=graph.name, tokenizer=f"{name}/tokenizer.json")
@@ -122,9 +116,7 @@ def open_pipeline(folder: Path) -> Source:
 
 def _config(folder: Path) -> dict[str, Any]:
     """Return the transformer's config with its class's defaults filled in, checked; no weight is read."""
-    parameters = inspect.signature(HunyuanDiT2DModel.__init__).parameters
-    defaults = {name: one.default for name, one in parameters.items() if one.default is not one.empty}
-    config = {**defaults, **check_class(folder, HunyuanDiT2DModel.__name__)}
+    config = read_config(HunyuanDiT2DModel, folder)
     for key, wanted in (("text_len", _TOKENS), ("text_len_t5", _T5_TOKENS)):
         if config[key] != wanted:
             raise SourceError(f"{folder} has {key} {config[key]}; HunyuanDiT's pipeline makes {wanted} tokens")
@@ -151,15 +143,8 @@ def _component(config: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -
     for suffix, length in (("", _TOKENS), ("_t5", _T5_TOKENS)):
         width = int(config[f"cross_attention_dim{suffix}"])
         texts += [
-            TensorSpec(name=f"encoder_hidden_states{suffix}", dtype="float32", axes=(_BATCH, length, width)),
-            TensorSpec(
-                name=f"text_embedding_mask{suffix}",
-                dtype="int64",
-                axes=(_BATCH, length),
-                minimum=0,
-                maximum=1,
-                description="1 where a token is",
-            ),
+            parts.text_tensor(width, f"encoder_hidden_states{suffix}", length),
+            parts.mask_tensor(f"text_embedding_mask{suffix}", length),
         ]
     return Component(
         path="denoiser/model.onnx",

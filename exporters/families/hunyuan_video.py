@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from diffusers import (
     HunyuanSkyreelsImageToVideoPipeline,
     HunyuanVideoPipeline,
@@ -30,7 +29,6 @@ from diffusers import (
 from torch import nn
 
 from dit_deploy.bundle import (
-    Axis,
     Component,
     Guidance,
     ImageConditions,
@@ -39,14 +37,14 @@ from dit_deploy.bundle import (
     PromptEncoder,
     Prompts,
     Scheduler,
-    TensorSpec,
 )
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoder_hunyuan_video as autoencoder
 from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
+from dit_deploy.exporters.families._folder import check_width, read_record
 from dit_deploy.exporters.families._hunyuan_video_network import Denoiser, FromPicture, Reference
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import clip, llama
 from dit_deploy.exporters.tokenizers import tokenizer_json
@@ -89,7 +87,7 @@ def open_pipeline(folder: Path) -> Source:
     from_picture = kind is HunyuanSkyreelsImageToVideoPipeline
     transformer, vae = folder / "transformer", folder / "vae"
     config = _config(transformer, from_picture=from_picture)
-    scheduler_config = files.read_json(folder / "scheduler" / "scheduler_config.json")
+    record = read_record(folder, "text_encoder", "text_encoder_2", "vae", "transformer")
     channels, patch, patch_frames = (int(config[name]) for name in ("out_channels", "patch_size", "patch_size_t"))
     text = llama.graph(
         folder / "text_encoder",
@@ -107,7 +105,7 @@ def open_pipeline(folder: Path) -> Source:
         projection=False,
     )
     for graph, key in ((text, "text_embed_dim"), (pooled, "pooled_projection_dim")):
-        _check_width(folder, graph, int(config[key]), key)
+        check_width(folder, graph, int(config[key]), key)
     halves, compression, scale = autoencoder.graphs(vae, channels, _PROVED["frames"], 2 * _PROVED["side"])
     if from_picture:
         picture = autoencoder.picture_graph(vae, _PICTURE, _PICTURE_LATENTS, 2 * _PROVED["side"])
@@ -119,7 +117,7 @@ def open_pipeline(folder: Path) -> Source:
 
     denoiser = Graph(
         "denoiser",
-        denoiser_component(config, scheduler_config),
+        denoiser_component(config, record["scheduler_config"]),
         lambda: network(Denoiser),
         {
             "batch": 2,
@@ -134,8 +132,7 @@ def open_pipeline(folder: Path) -> Source:
     guided = bool(config["guidance_embeds"])
     return Source(
         family="hunyuan_video",
-        kind="diffusers_pipeline",
-        name=folder.resolve().name,
+        **record,
         graphs=(text, pooled, *halves, denoiser),
         latents=Latents(
             channels=channels,
@@ -154,12 +151,9 @@ def open_pipeline(folder: Path) -> Source:
         guidance=Guidance(kind="embedded", input="guidance", default_scale=usual["guidance_scale"])
         if guided
         else Guidance(),
-        scheduler_config=scheduler_config,
         scheduler=Scheduler(
             num_inference_steps=usual["num_inference_steps"], sigmas="linspace_to_zero", strength="rounded_up"
         ),
-        digest_files=tuple(files.folder_files(transformer)),
-        float32_bytes=files.float32_bytes(folder / "text_encoder", folder / "text_encoder_2", vae, transformer),
         prompts=Prompts(
             encoders=(
                 PromptEncoder(
@@ -188,10 +182,7 @@ def open_pipeline(folder: Path) -> Source:
 
 def _config(folder: Path, *, from_picture: bool) -> Mapping[str, Any]:
     """Return the transformer's config with the class's defaults; :class:`SourceError` for another kind of model."""
-    found = check_class(folder, "HunyuanVideoTransformer3DModel")
-    given = {name: value for name, value in found.items() if not name.startswith("_")}
-    with torch.device("meta"):
-        config: Mapping[str, Any] = HunyuanVideoTransformer3DModel.from_config(given).config
+    config = read_config(HunyuanVideoTransformer3DModel, folder)
     if (kind := config["image_condition_type"]) is not None:
         raise SourceError(
             f"{folder} has image_condition_type {kind}: it makes videos of pictures, which its Llama reads beside the "
@@ -204,15 +195,6 @@ def _config(folder: Path, *, from_picture: bool) -> Mapping[str, Any]:
     return {**config, "out_channels": made}
 
 
-def _check_width(folder: Path, graph: Graph, expected: int, key: str) -> None:
-    output = graph.component.outputs[0]
-    if output.axes[-1] != expected:
-        raise SourceError(
-            f"{folder / graph.name} gives {output.name} of width {output.axes[-1]}, the transformer's {key} is "
-            f"{expected}; they do not belong together"
-        )
-
-
 def denoiser_component(config: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> Component:
     """Declare the denoiser's inputs and outputs; ``config`` is the transformer's."""
     sizes = int(config["out_channels"]), int(config["patch_size"])
@@ -222,33 +204,17 @@ def denoiser_component(config: Mapping[str, Any], scheduler_config: Mapping[str,
         parts.timestep_tensor(scheduler_config),
         parts.text_tensor(int(config["text_embed_dim"])),
         parts.mask_tensor(),
-        TensorSpec(
-            name="pooled_projections",
-            dtype="float32",
-            axes=(Axis(name="batch"), int(config["pooled_projection_dim"])),
-        ),
+        parts.pooled_tensor(int(config["pooled_projection_dim"])),
     ]
     if config["in_channels"] > config["out_channels"]:
         described = "of the first picture, zeros after it"
         inputs.append(parts.video_tensor(*sizes, _PICTURE_LATENTS, described, temporal_patch_size=frames))
     if config["guidance_embeds"]:
-        inputs.append(
-            TensorSpec(
-                name="guidance",
-                dtype="float32",
-                axes=(Axis(name="batch"),),
-                unit="guidance scale",
-                minimum=0,
-                description="what the model was distilled to do without an unguided half",
-            )
-        )
+        inputs.append(parts.guidance_tensor())
     outputs = parts.video_outputs(*sizes, temporal_patch_size=frames)
     return Component(path="denoiser/model.onnx", inputs=tuple(inputs), outputs=outputs)
 
 
-_mask = parts.mask_feeds()
-
-
 def _feeds(sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
-    """Masks of texts of different lengths, and guidance scales; those are ignored where the model embeds none."""
-    return {**_mask(sizes, seed), "guidance": np.random.default_rng(seed).uniform(1.0, 8.0, sizes["batch"])}
+    """Return masks of texts of different lengths, and guidance scales, which are not read where none is embedded."""
+    return {**parts.mask_feeds()(sizes, seed), **parts.guidance_feeds(sizes, seed)}

@@ -25,11 +25,12 @@ from dit_deploy.bundle import Guidance, Latents, PromptEncoder, Prompts, Schedul
 from dit_deploy.bundle.manifest import Component
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoders
-from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
+from dit_deploy.exporters.families._attention import attend, heads
 from dit_deploy.exporters.families._embeddings import Sinusoid
+from dit_deploy.exporters.families._folder import check_width, read_record
 from dit_deploy.exporters.families.dit import geometric_frequencies, sincos_positions
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import t5
 from dit_deploy.exporters.tokenizers import tokenizer_json
@@ -54,15 +55,14 @@ def open_pipeline(folder: Path) -> Source:
     """
     transformer, vae, text_encoder = folder / "transformer", folder / "vae", folder / "text_encoder"
     config = _config(transformer)
-    scheduler_config = files.read_json(folder / "scheduler" / "scheduler_config.json")
+    record = read_record(folder, "transformer", "vae", "text_encoder")
+    scheduler_config = record["scheduler_config"]
     channels, patch, size = (int(config[name]) for name in ("in_channels", "patch_size", "sample_size"))
     halves, (compression, scale, shift) = autoencoders.graphs(vae, channels, min(size, _PROVED))
     if shift:
         raise SourceError(f"{vae} has shift_factor {shift}, which Latte's pipeline does not apply")
     encoder = t5.graph(text_encoder, "text_encoder", tokens=_TOKENS, attends_mask=True)
-    made = encoder.component.output("encoder_hidden_states").axes[2]
-    if made != config["caption_channels"]:
-        raise SourceError(f"{text_encoder} makes {made} channels, {transformer} takes {config['caption_channels']}")
+    check_width(folder, encoder, int(config["caption_channels"]), "caption_channels")
     denoiser = Graph(
         "denoiser",
         _component(config, scheduler_config),
@@ -78,8 +78,7 @@ def open_pipeline(folder: Path) -> Source:
     )
     return Source(
         family="latte",
-        kind="diffusers_pipeline",
-        name=folder.resolve().name,
+        **record,
         graphs=(encoder, *halves, denoiser),
         latents=Latents(
             channels=channels,
@@ -93,10 +92,7 @@ def open_pipeline(folder: Path) -> Source:
         ),
         prediction=parts.read_prediction(scheduler_config, variance=True),
         guidance=Guidance(kind="classifier_free", default_scale=7.5, variance=True),
-        scheduler_config=scheduler_config,
         scheduler=Scheduler(num_inference_steps=50),
-        digest_files=tuple(files.folder_files(transformer)),
-        float32_bytes=files.float32_bytes(transformer, vae, text_encoder),
         prompts=Prompts(
             encoders=(
                 PromptEncoder(
@@ -112,11 +108,7 @@ def open_pipeline(folder: Path) -> Source:
 
 def _config(folder: Path) -> Mapping[str, Any]:
     """Return the transformer's config with its class's defaults; :class:`SourceError` for one that draws nothing."""
-    given = check_class(folder, LatteTransformer3DModel.__name__)
-    with torch.device("meta"):
-        config: Mapping[str, Any] = LatteTransformer3DModel.from_config(
-            {name: value for name, value in given.items() if not name.startswith("_")}
-        ).config
+    config = read_config(LatteTransformer3DModel, folder)
     if config["norm_type"] != "ada_norm_single":
         raise SourceError(f"{folder} has norm_type {config['norm_type']!r}; only ada_norm_single knows the timestep")
     if config["cross_attention_dim"] is None:
@@ -227,12 +219,8 @@ class _Attention:
         queries = attn.to_q(hidden_states)
         if encoder_hidden_states is not None:
             queries = queries.reshape(source.shape[0], -1, queries.shape[-1])  # [batch, frames · patches, hidden]
-        q, k, v = (
-            projected.unflatten(2, (attn.heads, -1)).transpose(1, 2)  # [batch, heads, tokens, head]
-            for projected in (queries, attn.to_k(source), attn.to_v(source))
-        )
-        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return attn.to_out[0](x.reshape(hidden_states.shape))
+        q, k, v = (heads(one, attn.heads) for one in (queries, attn.to_k(source), attn.to_v(source)))
+        return attn.to_out[0](attend(q, k, v).reshape(hidden_states.shape))
 
 
 class _Reference(nn.Module):

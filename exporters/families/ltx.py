@@ -35,10 +35,12 @@ from dit_deploy.bundle import (
 )
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoder_ltx
-from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
-from dit_deploy.exporters.families._embeddings import Sinusoid, rotate
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.families._attention import Attention
+from dit_deploy.exporters.families._embeddings import Sinusoid
+from dit_deploy.exporters.families._folder import check_width, read_record
+from dit_deploy.exporters.masks import key_bias
+from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import t5
 from dit_deploy.exporters.tokenizers import tokenizer_json
@@ -51,8 +53,6 @@ _HEIGHT, _WIDTH, _FRAMES, _FRAME_RATE = 512, 704, 161, 25.0
 _TOKENS = 128
 #: Sizes at which graphs are proved; training size on a CPU would take an hour.
 _PROVED = {"frames": 3, "height": 4, "width": 6}
-#: What a key that is no token has added to its score.
-_MASKED = -10000.0
 #: Channels of a timestep's sinusoid.
 _SINUSOID = 256
 
@@ -65,15 +65,14 @@ def open_pipeline(folder: Path) -> Source:
     """
     transformer, vae, text_encoder = folder / "transformer", folder / "vae", folder / "text_encoder"
     config = _config(transformer)
-    scheduler_config = files.read_json(folder / "scheduler" / "scheduler_config.json")
+    record = read_record(folder, "transformer", "vae", "text_encoder")
+    scheduler_config = record["scheduler_config"]
     channels = int(config["in_channels"])
     halves = autoencoder_ltx.halves(vae, channels, {f"latent_{name}": size for name, size in _PROVED.items()})
     text = t5.graph(
         text_encoder, "text_encoder", tokens=_TOKENS, attends_mask=False, mask_output="encoder_attention_mask"
     )
-    made = text.component.output("encoder_hidden_states").axes[2]
-    if made != config["caption_channels"]:
-        raise SourceError(f"{text_encoder} makes {made} channels, {transformer} takes {config['caption_channels']}")
+    check_width(folder, text, int(config["caption_channels"]), "caption_channels")
     compression = (halves.temporal, halves.spatial)
     denoiser = Graph(
         "denoiser",
@@ -85,8 +84,7 @@ def open_pipeline(folder: Path) -> Source:
     )
     return Source(
         family="ltx",
-        kind="diffusers_pipeline",
-        name=folder.resolve().name,
+        **record,
         graphs=(text, *halves.graphs, denoiser),
         latents=Latents(
             channels=channels,
@@ -101,10 +99,7 @@ def open_pipeline(folder: Path) -> Source:
         ),
         prediction=Prediction(type="flow_prediction"),
         guidance=Guidance(kind="classifier_free", default_scale=3.0),
-        scheduler_config=scheduler_config,
         scheduler=Scheduler(num_inference_steps=50, sigmas="linspace"),
-        digest_files=tuple(files.folder_files(transformer)),
-        float32_bytes=files.float32_bytes(transformer, vae, text_encoder),
         prompts=Prompts(encoders=(PromptEncoder(component="text_encoder", tokenizer="tokenizer/tokenizer.json"),)),
         image_conditions=ImageConditions(component="image_conditions", kept="image_latents", mask="image_mask"),
         tiling=halves.tiling,
@@ -114,11 +109,7 @@ def open_pipeline(folder: Path) -> Source:
 
 def _config(folder: Path) -> Mapping[str, Any]:
     """Return the transformer's config with its class's defaults; :class:`SourceError` for one that cannot run."""
-    given = check_class(folder, LTXVideoTransformer3DModel.__name__)
-    with torch.device("meta"):
-        config: Mapping[str, Any] = LTXVideoTransformer3DModel.from_config(
-            {name: value for name, value in given.items() if not name.startswith("_")}
-        ).config
+    config = read_config(LTXVideoTransformer3DModel, folder)
     channels, width = config["in_channels"], config["num_attention_heads"] * config["attention_head_dim"]
     if (config["patch_size"], config["patch_size_t"]) != (1, 1):
         raise SourceError(
@@ -167,8 +158,8 @@ class LTXVideo(nn.Module):
     def __init__(self, transformer: LTXVideoTransformer3DModel, temporal: int, spatial: int) -> None:
         super().__init__()
         for block in transformer.transformer_blocks:
-            block.attn1.set_processor(_Attention())
-            block.attn2.set_processor(_Attention())
+            block.attn1.set_processor(Attention())
+            block.attn2.set_processor(Attention())
         self.transformer = transformer
         self.rotary = Rotary(transformer.rope, temporal, spatial)
         self.sinusoid = Sinusoid(_SINUSOID)
@@ -202,8 +193,7 @@ class LTXVideo(nn.Module):
         x = torch.where(image_mask > 0, image_latents, latents).flatten(3).permute(0, 2, 3, 1)
         x = network.proj_in(x)  # [batch, frames, height · width, hidden]
         rotary = self.rotary(frames, height, width, frame_rate)
-        bias = (1 - encoder_attention_mask.to(x.dtype))[:, None, None, :] * _MASKED
-        bias = bias.expand(-1, -1, frames * height * width, -1)  # [batch, 1, latent pixels, tokens]
+        bias = key_bias(encoder_attention_mask, frames * height * width, x.dtype)  # [batch, 1, latent pixels, tokens]
         text = network.caption_projection(encoder_hidden_states)  # [batch, tokens, hidden]
 
         embed = network.time_embed.emb.timestep_embedder
@@ -265,29 +255,6 @@ class Rotary(nn.Module):
             return F.pad(pairs.reshape(grid[0], frames * height * width, -1), (self.padding, 0), value=padding)
 
         return spread([one.cos() for one in angles], 1.0), spread([one.sin() for one in angles], 0.0)
-
-
-class _Attention:
-    """diffusers' ``LTXVideoAttnProcessor`` for a bias that has the scores' axes already."""
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        queries, keys = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(source))
-        if image_rotary_emb is not None:
-            queries, keys = rotate(queries, *image_rotary_emb), rotate(keys, *image_rotary_emb)
-        q, k, v = (
-            projected.unflatten(2, (attn.heads, -1)).transpose(1, 2)  # [batch, heads, tokens, head]
-            for projected in (queries, keys, attn.to_v(source))
-        )
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
-        return attn.to_out[0](x.transpose(1, 2).flatten(2))
 
 
 class _Reference(nn.Module):

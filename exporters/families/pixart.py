@@ -10,8 +10,6 @@ Here a picture is drawn at the size that is asked for.
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,13 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoders
 from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
+from dit_deploy.exporters.families._attention import Attention
+from dit_deploy.exporters.families._embeddings import Sinusoid
+from dit_deploy.exporters.families._folder import check_tokens, check_width, read_record
+from dit_deploy.exporters.families._patches import unpatchified
 from dit_deploy.exporters.families.dit import geometric_frequencies, sincos_positions
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.masks import key_bias
+from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import t5
 from dit_deploy.exporters.tokenizers import tokenizer_json
@@ -39,6 +42,8 @@ __all__ = ["PixArt", "open_pipeline"]
 _TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 #: The class of the transformer when the official folders were saved.
 _FORMER_CLASS = "Transformer2DModel"
+#: Channels of the sinusoid of a timestep, a side, or an aspect ratio.
+_SINUSOID = 256
 
 
 def open_pipeline(folder: Path, *, max_sequence_length: int | None = None) -> Source:
@@ -51,10 +56,11 @@ def open_pipeline(folder: Path, *, max_sequence_length: int | None = None) -> So
         SourceError: a part is missing, or the parts do not fit each other.
     """
     usual = _TOKENS[str(files.read_json(folder / "model_index.json")["_class_name"])]
-    tokens = parts.check_tokens(usual if max_sequence_length is None else max_sequence_length)
+    tokens = check_tokens(usual if max_sequence_length is None else max_sequence_length)
     transformer, vae, text_encoder = folder / "transformer", folder / "vae", folder / "text_encoder"
-    config = _config(transformer)
-    scheduler_config = files.read_json(folder / "scheduler" / "scheduler_config.json")
+    config = read_config(PixArtTransformer2DModel, transformer, _FORMER_CLASS)
+    record = read_record(folder, "transformer", "vae", "text_encoder")
+    scheduler_config = record["scheduler_config"]
     channels, patch, size = (int(config[name]) for name in ("in_channels", "patch_size", "sample_size"))
     halves, (compression, scale, shift) = autoencoders.graphs(vae, channels, size)
     if shift:
@@ -62,9 +68,7 @@ def open_pipeline(folder: Path, *, max_sequence_length: int | None = None) -> So
     encoder = t5.graph(
         text_encoder, "text_encoder", tokens=tokens, attends_mask=True, mask_output="encoder_attention_mask"
     )
-    made = encoder.component.output("encoder_hidden_states").axes[2]
-    if made != _text_width(config):
-        raise SourceError(f"{text_encoder} makes {made} channels, {transformer} takes {_text_width(config)}")
+    check_width(folder, encoder, _text_width(config), "caption_channels or cross_attention_dim")
     variance = _out_channels(config, transformer) == 2 * channels
     denoiser = Graph(
         "denoiser",
@@ -76,8 +80,7 @@ def open_pipeline(folder: Path, *, max_sequence_length: int | None = None) -> So
     )
     return Source(
         family="pixart",
-        kind="diffusers_pipeline",
-        name=folder.resolve().name,
+        **record,
         graphs=(encoder, *halves, denoiser),
         latents=Latents(
             channels=channels,
@@ -89,10 +92,7 @@ def open_pipeline(folder: Path, *, max_sequence_length: int | None = None) -> So
         ),
         prediction=parts.read_prediction(scheduler_config, variance=variance),
         guidance=Guidance(kind="classifier_free", default_scale=4.5),
-        scheduler_config=scheduler_config,
         scheduler=Scheduler(num_inference_steps=20),
-        digest_files=tuple(files.folder_files(transformer)),
-        float32_bytes=files.float32_bytes(transformer, vae, text_encoder),
         prompts=Prompts(
             encoders=(
                 PromptEncoder(
@@ -110,13 +110,6 @@ def open_pipeline(folder: Path, *, max_sequence_length: int | None = None) -> So
 
 def _load(folder: Path) -> PixArtTransformer2DModel:
     return load_diffusers(PixArtTransformer2DModel, folder, _FORMER_CLASS)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """Return the transformer's config with its class's defaults filled in; no weight is read."""
-    parameters = inspect.signature(PixArtTransformer2DModel.__init__).parameters
-    defaults = {name: one.default for name, one in parameters.items() if one.default is not one.empty}
-    return {**defaults, **check_class(folder, PixArtTransformer2DModel.__name__, _FORMER_CLASS)}
 
 
 def _text_width(config: Mapping[str, Any]) -> int:
@@ -159,20 +152,17 @@ class PixArt(nn.Module):
     """
 
     position_frequencies: Tensor
-    frequencies: Tensor
 
     def __init__(self, transformer: PixArtTransformer2DModel, compression: int) -> None:
         super().__init__()
         self.transformer, self.compression = transformer, compression
-        transformer.set_attn_processor(_Attention())
+        transformer.set_attn_processor(Attention())
         self.out_channels = transformer.out_channels
         self.learned_variance = transformer.out_channels == 2 * transformer.config.in_channels
         embed = transformer.pos_embed
         self.base_size = embed.base_size / embed.interpolation_scale
         self.register_buffer("position_frequencies", geometric_frequencies(transformer.inner_dim // 4), False)
-        # As diffusers rounds them: an angle is up to 1000 times as far off as its frequency.
-        exponents = torch.arange(128, dtype=torch.float32, device="cpu") * -math.log(10000) / 128
-        self.register_buffer("frequencies", exponents.exp(), False)
+        self.sinusoid = Sinusoid(_SINUSOID)
 
     def forward(
         self, latents: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor
@@ -199,52 +189,26 @@ class PixArt(nn.Module):
         text = encoder_hidden_states
         if network.caption_projection is not None:
             text = network.caption_projection(text)
-        bias = (1 - encoder_attention_mask.to(x.dtype))[:, None, None, :] * -10000.0
-        bias = bias.expand(-1, -1, height * width, -1)  # [batch, 1, patches, tokens]
+        bias = key_bias(encoder_attention_mask, height * width, x.dtype)  # [batch, 1, patches, tokens]
 
         for block in network.transformer_blocks:
             x = block(x, encoder_hidden_states=text, encoder_attention_mask=bias, timestep=modulation)
 
         shift, scale = (network.scale_shift_table[None] + embedded[:, None]).chunk(2, dim=1)
         x = network.proj_out(network.norm_out(x) * (1 + scale) + shift)
-        x = x.reshape(-1, height, width, patch, patch, self.out_channels).permute(0, 5, 1, 3, 2, 4)
-        x = x.reshape(-1, self.out_channels, height * patch, width * patch)
+        x = unpatchified(x, height, width, patch, self.out_channels)
         return x.chunk(2, dim=1) if self.learned_variance else (x,)
 
     def _embed(self, timestep: Tensor, height: int, width: int) -> Tensor:
         """Return the conditioning [batch, hidden]: of the timestep, and of α's large models the size too."""
         embedder = self.transformer.adaln_single.emb
-        embedded = embedder.timestep_embedder(self._sinusoid(timestep))
+        embedded = embedder.timestep_embedder(self.sinusoid(timestep))
         if not embedder.use_additional_conditions:
             return embedded
         sides = [torch.full((1,), side * self.compression, dtype=torch.float32) for side in (height, width)]
-        resolution = embedder.resolution_embedder(self._sinusoid(torch.cat(sides)))  # [2, hidden / 3]
-        aspect_ratio = embedder.aspect_ratio_embedder(self._sinusoid(sides[0] / sides[1]))  # [1, hidden / 3]
+        resolution = embedder.resolution_embedder(self.sinusoid(torch.cat(sides)))  # [2, hidden / 3]
+        aspect_ratio = embedder.aspect_ratio_embedder(self.sinusoid(sides[0] / sides[1]))  # [1, hidden / 3]
         return embedded + torch.cat([resolution.reshape(1, -1), aspect_ratio], dim=1)
-
-    def _sinusoid(self, values: Tensor) -> Tensor:
-        """Return cosines, then sines, of values [n] at 128 frequencies: [n, 256]."""
-        angles = values[:, None] * self.frequencies[None, :]
-        return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-class _Attention:
-    """diffusers' ``AttnProcessor2_0`` for a bias that has the scores' axes already."""
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
-        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q, k, v = (
-            projected.unflatten(2, (attn.heads, -1)).transpose(1, 2)  # [batch, heads, tokens, head]
-            for projected in (attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source))
-        )
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
-        return attn.to_out[0](x.transpose(1, 2).flatten(2))
 
 
 class _Reference(nn.Module):

@@ -7,7 +7,7 @@ Python: the positions, and whether a mask is needed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dit_deploy.bundle import (
-    Axis,
     Component,
     Guidance,
     Latents,
@@ -25,14 +24,17 @@ from dit_deploy.bundle import (
     PromptEncoder,
     Prompts,
     Scheduler,
-    TensorSpec,
 )
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoder_qwen
-from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
-from dit_deploy.exporters.families._embeddings import Sinusoid, rotate
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.families._attention import attend, heads
+from dit_deploy.exporters.families._embeddings import Sinusoid
+from dit_deploy.exporters.families._folder import check_width, read_record
+from dit_deploy.exporters.families._patches import packed, unpacked
+from dit_deploy.exporters.families._rotary import Rotary, picture_positions, rotate
+from dit_deploy.exporters.masks import MASKED
+from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import qwen
 from dit_deploy.exporters.tokenizers import tokenizer_json
@@ -67,14 +69,12 @@ def open_pipeline(folder: Path) -> Source:
     Raises:
         SourceError: a part is missing, or of another class than Qwen-Image's; or parts do not fit each other.
     """
-    transformer, vae, text_encoder = folder / "transformer", folder / "vae", folder / "text_encoder"
-    config = check_class(transformer, "QwenImageTransformer2DModel")
-    channels, width = _latent_channels(transformer, config), int(config.get("joint_attention_dim", 3584))
-    encoder = qwen.graph(text_encoder, "text_encoder", tokens=_TOKENS + _DROPPED, drop=_DROPPED)
-    made = encoder.component.output("encoder_hidden_states").axes[2]
-    if made != width:
-        raise SourceError(f"{text_encoder} makes {made} channels, {transformer} takes {width}")
-    halves, compression = autoencoder_qwen.graphs(vae, channels, 2 * _PROVED)
+    transformer = folder / "transformer"
+    config = read_config(QwenImageTransformer2DModel, transformer)
+    channels, width = _latent_channels(transformer, config), int(config["joint_attention_dim"])
+    encoder = qwen.graph(folder / "text_encoder", "text_encoder", tokens=_TOKENS + _DROPPED, drop=_DROPPED)
+    check_width(folder, encoder, width, "joint_attention_dim")
+    halves, compression = autoencoder_qwen.graphs(folder / "vae", channels, 2 * _PROVED)
     denoiser = Graph(
         "denoiser",
         _component(channels, width),
@@ -85,8 +85,7 @@ def open_pipeline(folder: Path) -> Source:
     )
     return Source(
         family="qwen_image",
-        kind="diffusers_pipeline",
-        name=folder.resolve().name,
+        **read_record(folder, "text_encoder", "vae", "transformer"),
         graphs=(encoder, *halves, denoiser),
         latents=Latents(
             channels=channels,
@@ -97,10 +96,7 @@ def open_pipeline(folder: Path) -> Source:
         ),
         prediction=Prediction(type="flow_prediction", timestep_unit="sigma"),
         guidance=Guidance(kind="classifier_free", default_scale=4.0, normalise="token"),
-        scheduler_config=files.read_json(folder / "scheduler" / "scheduler_config.json"),
         scheduler=Scheduler(num_inference_steps=50, sigmas="linspace", strength="rounded_up"),
-        digest_files=tuple(files.folder_files(transformer)),
-        float32_bytes=files.float32_bytes(text_encoder, vae, transformer),
         prompts=Prompts(
             encoders=(
                 PromptEncoder(
@@ -122,10 +118,8 @@ def open_pipeline(folder: Path) -> Source:
 
 def _latent_channels(folder: Path, config: Mapping[str, Any]) -> int:
     """Return the latents' channels; :class:`SourceError` for a transformer of another kind than Qwen-Image's."""
-    channels, out, patch = (
-        int(config.get(name) or default)
-        for name, default in (("in_channels", 64), ("out_channels", 16), ("patch_size", 2))
-    )
+    channels, patch = int(config["in_channels"]), int(config["patch_size"])
+    out = int(config["out_channels"] or channels)
     if patch != _PATCH or channels != out * _PATCH**2:
         raise SourceError(
             f"{folder} has patch_size {patch}, {channels} channels in and {out} out; a QwenImagePipeline's has "
@@ -139,14 +133,11 @@ def _latent_channels(folder: Path, config: Mapping[str, Any]) -> int:
 def _component(channels: int, width: int) -> Component:
     # half of the longer side and the text share the positions above 0
     limit = 2 * (_POSITIONS - _TOKENS - _DROPPED)
-    timestep = TensorSpec(
-        name="timestep", dtype="float32", axes=(Axis(name="batch"),), unit="sigma", minimum=0, maximum=1
-    )
     return Component(
         path="denoiser/model.onnx",
         inputs=(
             parts.latents_tensor(channels, _PATCH, limit=limit),
-            timestep,
+            parts.sigma_tensor(),
             parts.text_tensor(width),
             parts.mask_tensor(),
         ),
@@ -166,7 +157,7 @@ class Denoiser(nn.Module):
         transformer.set_attn_processor(_Attention())
         time = transformer.time_text_embed.time_proj
         transformer.time_text_embed.time_proj = Sinusoid(time.num_channels, time.scale)
-        self.rotary = _Rotary(transformer.config.axes_dims_rope)
+        self.rotary = Rotary(transformer.config.axes_dims_rope, _THETA)
         self.transformer = transformer
 
     def forward(
@@ -184,16 +175,15 @@ class Denoiser(nn.Module):
             the prediction, shaped like ``latents``.
         """
         network = self.transformer
-        batch, channels, height, width = latents.shape
-        rows, columns, tokens = height // _PATCH, width // _PATCH, encoder_hidden_states.shape[1]
-        x = latents.reshape(batch, channels, rows, _PATCH, columns, _PATCH).permute(0, 2, 4, 1, 3, 5)
-        x = network.img_in(x.reshape(batch, rows * columns, channels * _PATCH**2))  # [batch, patches, hidden]
+        rows, columns = (side // _PATCH for side in latents.shape[2:])
+        tokens = encoder_hidden_states.shape[1]
+        x = network.img_in(packed(latents, _PATCH))  # [batch, patches, hidden]
         text = network.txt_in(network.txt_norm(encoder_hidden_states))  # [batch, tokens, hidden]
         embedded = network.time_text_embed(timestep, x)  # [batch, hidden]
-        angles = self.rotary(rows, columns, tokens)
+        angles = self.rotary(_positions(rows, columns, tokens))
 
         # A mask of ones changes nothing, so that there is one graph for texts of one length and of several.
-        bias = (1 - encoder_attention_mask.to(x.dtype)) * -10000.0
+        bias = (1 - encoder_attention_mask.to(x.dtype)) * MASKED
         bias = F.pad(bias, (0, rows * columns))[:, None, None, :]
         bias = bias.expand(-1, -1, tokens + rows * columns, -1)  # [batch, 1, tokens + patches, tokens + patches]
         for block in network.transformer_blocks:
@@ -206,38 +196,21 @@ class Denoiser(nn.Module):
             )
 
         x = network.proj_out(network.norm_out(x, embedded))
-        x = x.reshape(batch, rows, columns, channels, _PATCH, _PATCH).permute(0, 3, 1, 4, 2, 5)
-        return (x.reshape(batch, channels, height, width),)
+        return (unpacked(x, latents.shape, _PATCH),)
 
 
-class _Rotary(nn.Module):
-    """Cosines and sines of the positions of text, then picture; each value twice in a row.
+def _positions(rows: int, columns: int, tokens: int) -> Tensor:
+    """Return the positions of text, then picture, whole numbers [tokens + rows · columns, 3].
 
     A picture's rows and columns are counted from its middle. Text goes on after half of the longer side, with the same
-    number for all axes. Angles are rounded to float32 as diffusers rounds them.
+    number for all axes.
     """
-
-    frequencies: Tensor
-    axis: Tensor
-
-    def __init__(self, axes_dims: Sequence[int]) -> None:
-        super().__init__()
-        exponents = [torch.arange(0, size, 2, dtype=torch.float32).div(size) for size in axes_dims]
-        frequencies = torch.cat([1.0 / torch.pow(_THETA, one) for one in exponents]).repeat_interleave(2)
-        axis = torch.cat([torch.full((size,), index) for index, size in enumerate(axes_dims)])
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.register_buffer("axis", axis, persistent=False)
-
-    def forward(self, rows: int, columns: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines, each [tokens + rows · columns, 1, head]."""
-        row = (torch.arange(rows) - (rows - rows // 2))[:, None].expand(rows, columns)
-        column = (torch.arange(columns) - (columns - columns // 2))[None, :].expand(rows, columns)
-        picture = torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(rows * columns, 3)
-        start = torch.maximum(torch.full((1,), rows // 2), torch.full((1,), columns // 2))
-        text = (start + torch.arange(tokens))[:, None].expand(tokens, 3)
-        positions = torch.cat([text, picture])[:, self.axis].to(torch.float32)
-        angles = (positions * self.frequencies)[:, None, :]
-        return angles.cos(), angles.sin()
+    picture = picture_positions(
+        torch.arange(rows) - (rows - rows // 2), torch.arange(columns) - (columns - columns // 2)
+    )
+    start = torch.maximum(torch.full((1,), rows // 2), torch.full((1,), columns // 2))
+    text = (start + torch.arange(tokens))[:, None].expand(tokens, 3)
+    return torch.cat([text, picture])
 
 
 class _Attention:
@@ -252,19 +225,16 @@ class _Attention:
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        def heads(x: Any) -> Any:
-            return x.unflatten(-1, (attn.heads, -1))  # [batch, tokens, heads, head]
+        def split(x: Tensor) -> Tensor:
+            return heads(x, attn.heads)  # [batch, tokens, heads, head]
 
         assert image_rotary_emb is not None
         picture, text = hidden_states, encoder_hidden_states
-        q = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(text))), attn.norm_q(heads(attn.to_q(picture)))], dim=1)
-        k = torch.cat([attn.norm_added_k(heads(attn.add_k_proj(text))), attn.norm_k(heads(attn.to_k(picture)))], dim=1)
-        v = torch.cat([heads(attn.add_v_proj(text)), heads(attn.to_v(picture))], dim=1)
+        q = torch.cat([attn.norm_added_q(split(attn.add_q_proj(text))), attn.norm_q(split(attn.to_q(picture)))], dim=1)
+        k = torch.cat([attn.norm_added_k(split(attn.add_k_proj(text))), attn.norm_k(split(attn.to_k(picture)))], dim=1)
+        v = torch.cat([split(attn.add_v_proj(text)), split(attn.to_v(picture))], dim=1)
         q, k = (rotate(one, *image_rotary_emb) for one in (q, k))
-        x = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=encoder_hidden_states_mask
-        )
-        x = x.transpose(1, 2).flatten(2)  # [batch, tokens, hidden]
+        x = attend(q, k, v, encoder_hidden_states_mask)  # [batch, tokens, hidden]
         tokens = text.shape[1]
         return attn.to_out[0](x[:, tokens:]), attn.to_add_out(x[:, :tokens])
 

@@ -22,17 +22,19 @@ from typing import Any
 
 from diffusers import SanaPipeline, SanaTransformer2DModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dit_deploy.bundle import Guidance, Latents, PromptEncoder, Prompts, Scheduler
 from dit_deploy.bundle.manifest import Component
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoder_dc
-from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
+from dit_deploy.exporters.families._attention import Attention, heads, normed
+from dit_deploy.exporters.families._embeddings import Sinusoid
+from dit_deploy.exporters.families._folder import check_width, read_record
+from dit_deploy.exporters.families._patches import unpatchified
 from dit_deploy.exporters.families.dit import geometric_frequencies, sincos_positions
-from dit_deploy.exporters.families.flux import Timesteps
 from dit_deploy.exporters.linear_attention import relu_linear_attention
+from dit_deploy.exporters.masks import key_bias
 from dit_deploy.exporters.modules import load_diffusers
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import gemma
@@ -50,7 +52,8 @@ def open_pipeline(folder: Path) -> Source:
     transformer, vae, text_encoder = folder / "transformer", folder / "vae", folder / "text_encoder"
     config = dict(_load(transformer).config)
     _check_config(transformer, config)
-    scheduler_config = files.read_json(folder / "scheduler" / "scheduler_config.json")
+    record = read_record(folder, "transformer", "vae", "text_encoder")
+    scheduler_config = record["scheduler_config"]
     channels, patch, size = (int(config[name]) for name in ("in_channels", "patch_size", "sample_size"))
     halves, (compression, scale) = autoencoder_dc.graphs(vae, channels, size)
     tokens: int = _default("max_sequence_length")
@@ -60,9 +63,7 @@ def open_pipeline(folder: Path) -> Source:
     encoder = gemma.graph(
         text_encoder, "text_encoder", tokens=length, mask_output="encoder_attention_mask", keep=tokens
     )
-    made = encoder.component.output("encoder_hidden_states").axes[2]
-    if made != config["caption_channels"]:
-        raise SourceError(f"{text_encoder} makes {made} channels, {transformer} takes {config['caption_channels']}")
+    check_width(folder, encoder, int(config["caption_channels"]), "caption_channels")
     denoiser = Graph(
         "denoiser",
         Component(
@@ -82,8 +83,7 @@ def open_pipeline(folder: Path) -> Source:
     )
     return Source(
         family="sana",
-        kind="diffusers_pipeline",
-        name=folder.resolve().name,
+        **record,
         graphs=(encoder, *halves, denoiser),
         latents=Latents(
             channels=channels,
@@ -96,10 +96,7 @@ def open_pipeline(folder: Path) -> Source:
         # Schedulers of flow matching know one type only, and their configs do not name it.
         prediction=parts.read_prediction({"prediction_type": "flow_prediction", **scheduler_config}),
         guidance=Guidance(kind="classifier_free", default_scale=_default("guidance_scale")),
-        scheduler_config=scheduler_config,
         scheduler=Scheduler(num_inference_steps=_default("num_inference_steps")),
-        digest_files=tuple(files.folder_files(transformer)),
-        float32_bytes=files.float32_bytes(transformer, vae, text_encoder),
         prompts=Prompts(
             encoders=(
                 PromptEncoder(
@@ -159,10 +156,10 @@ class Sana(nn.Module):
 
     def __init__(self, transformer: SanaTransformer2DModel) -> None:
         super().__init__()
-        transformer.time_embed.emb.time_proj = Timesteps(transformer.time_embed.emb.time_proj.num_channels)
+        transformer.time_embed.emb.time_proj = Sinusoid(transformer.time_embed.emb.time_proj.num_channels)
         for block in transformer.transformer_blocks:
             block.attn1.set_processor(_LinearAttention())
-            block.attn2.set_processor(_CrossAttention())
+            block.attn2.set_processor(Attention())
         self.transformer = transformer
         config, embed = transformer.config, transformer.patch_embed
         self.base_size = embed.base_size / embed.interpolation_scale if embed.pos_embed is not None else None
@@ -193,15 +190,13 @@ class Sana(nn.Module):
         scaled = timestep * network.config.timestep_scale
         modulation, embedded = network.time_embed(scaled, hidden_dtype=x.dtype)  # [batch, 6 · hidden], [batch, hidden]
         text = network.caption_norm(network.caption_projection(encoder_hidden_states))
-        bias = (1 - encoder_attention_mask.to(x.dtype))[:, None, None, :] * -10000.0
-        bias = bias.expand(-1, -1, height * width, -1)  # [batch, 1, patches, tokens]
+        bias = key_bias(encoder_attention_mask, height * width, x.dtype)  # [batch, 1, patches, tokens]
 
         for block in network.transformer_blocks:
             x = block(x, None, text, bias, modulation, height, width)
 
         x = network.proj_out(network.norm_out(x, embedded, network.scale_shift_table))
-        x = x.reshape(-1, height, width, patch, patch, x.shape[2] // patch**2).permute(0, 5, 1, 3, 2, 4)
-        x = x.flatten(4, 5).flatten(2, 3)  # [batch, channels or twice as many, height, width]
+        x = unpatchified(x, height, width, patch, x.shape[2] // patch**2)  # [batch, channels or twice as many, …]
         return (x[:, :channels],)
 
 
@@ -209,34 +204,10 @@ class _LinearAttention:
     """diffusers' ``SanaLinearAttnProcessor2_0``, safe where queries vanish."""
 
     def __call__(self, attn: Any, hidden_states: Tensor, **_: None) -> Tensor:
-        q, k, v = (_heads(attn, x).transpose(2, 3) for x in _projected(attn, hidden_states, hidden_states))
-        x = relu_linear_attention(q, k, v)
+        q, k = normed(attn.norm_q, attn.to_q(hidden_states)), normed(attn.norm_k, attn.to_k(hidden_states))
+        q, k, v = (heads(one, attn.heads).permute(0, 2, 3, 1) for one in (q, k, attn.to_v(hidden_states)))
+        x = relu_linear_attention(q, k, v)  # [batch, heads, head, tokens]
         return attn.to_out[0](x.permute(0, 3, 1, 2).flatten(2))
-
-
-class _CrossAttention:
-    """diffusers' ``SanaAttnProcessor2_0`` for a bias that has the scores' axes already."""
-
-    def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor
-    ) -> Tensor:
-        q, k, v = (_heads(attn, x) for x in _projected(attn, hidden_states, encoder_hidden_states))
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
-        return attn.to_out[0](x.transpose(1, 2).flatten(2))
-
-
-def _projected(attn: Any, hidden_states: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries of ``hidden_states``, and keys and values of ``source``, normalised where the model does it."""
-    q, k, v = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
-    if attn.norm_q is not None:
-        q = attn.norm_q(q)
-    if attn.norm_k is not None:
-        k = attn.norm_k(k)
-    return q, k, v
-
-
-def _heads(attn: Any, x: Tensor) -> Tensor:
-    return x.reshape(*x.shape[:2], attn.heads, -1).transpose(1, 2)  # [batch, heads, tokens, head]
 
 
 class _Reference(nn.Module):

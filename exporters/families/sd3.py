@@ -33,7 +33,9 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoders
 from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
-from dit_deploy.exporters.families.flux import Timesteps
+from dit_deploy.exporters.families._embeddings import Sinusoid
+from dit_deploy.exporters.families._folder import check_tokens, read_record
+from dit_deploy.exporters.families._patches import unpatchified
 from dit_deploy.exporters.modules import check_class, load_diffusers
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import clip, t5
@@ -63,12 +65,11 @@ def open_pipeline(folder: Path, *, max_sequence_length: int = _T5_TOKENS, clip_s
     transformer, vae = folder / "transformer", folder / "vae"
     check_class(transformer, "SD3Transformer2DModel")
     config = dict(_load(transformer).config)
-    scheduler_config = files.read_json(folder / "scheduler" / "scheduler_config.json")
     channels, patch, size = (int(config[name]) for name in ("in_channels", "patch_size", "sample_size"))
     _check_layout(transformer, config)
     halves, (compression, scale, shift) = autoencoders.graphs(vae, channels, 2 * _PROVED)
 
-    t5_tokens = parts.check_tokens(max_sequence_length, _MOST_T5_TOKENS)
+    t5_tokens = check_tokens(max_sequence_length, _MOST_T5_TOKENS)
     # Both CLIPs get as many tokens as the first one's tokenizer has.
     tokens = max_length(folder / "tokenizer")
     has_t5 = any(index.get("text_encoder_3") or ())
@@ -85,11 +86,12 @@ def open_pipeline(folder: Path, *, max_sequence_length: int = _T5_TOKENS, clip_s
         )
     conditions = _conditions(folder, encoders, (tokens, tokens, t5_tokens), config)
     names = [graph.name for graph in encoders]
+    record = read_record(folder, "transformer", "vae", *names)
     tokenizers = {name: f"{name.replace('text_encoder', 'tokenizer')}/tokenizer.json" for name in names}
     grid = min(size // patch, _PROVED)
     denoiser = Graph(
         "denoiser",
-        denoiser_component(config, scheduler_config),
+        denoiser_component(config, record["scheduler_config"]),
         lambda: Denoiser(_load(transformer)).eval(),
         {"batch": 2, "sequence_length": tokens + t5_tokens, "patch_height": grid, "patch_width": grid},
         reference=lambda: _Reference(_load(transformer)),
@@ -97,8 +99,7 @@ def open_pipeline(folder: Path, *, max_sequence_length: int = _T5_TOKENS, clip_s
     )
     return Source(
         family="sd3",
-        kind="diffusers_pipeline",
-        name=folder.resolve().name,
+        **record,
         graphs=(*encoders, conditions, *halves, denoiser),
         latents=Latents(
             channels=channels,
@@ -111,10 +112,7 @@ def open_pipeline(folder: Path, *, max_sequence_length: int = _T5_TOKENS, clip_s
         ),
         prediction=Prediction(type="flow_prediction"),
         guidance=Guidance(kind="classifier_free", default_scale=7.0, skip_layers="skip_layers"),
-        scheduler_config=scheduler_config,
         scheduler=Scheduler(num_inference_steps=28, strength="rounded_up"),
-        digest_files=tuple(files.folder_files(transformer)),
-        float32_bytes=files.float32_bytes(transformer, vae, *(folder / name for name in names)),
         prompts=Prompts(
             encoders=tuple(PromptEncoder(component=name, tokenizer=tokenizers[name]) for name in names),
             join="conditions",
@@ -134,7 +132,7 @@ def denoiser_component(config: Mapping[str, Any], scheduler_config: Mapping[str,
         parts.latents_tensor(channels, patch, limit=limit),
         parts.timestep_tensor(scheduler_config),
         parts.text_tensor(int(config["joint_attention_dim"])),
-        TensorSpec(name="pooled_projections", dtype="float32", axes=(_BATCH, int(config["pooled_projection_dim"]))),
+        parts.pooled_tensor(int(config["pooled_projection_dim"])),
         TensorSpec(
             name="skip_layers",
             dtype="int64",
@@ -164,7 +162,7 @@ class Denoiser(nn.Module):
         # [side, side, hidden], without a copy; what is trained, or was before it was stored
         self.register_buffer("positions", embed.pos_embed.view(side, side, -1), persistent=False)
         del embed.pos_embed
-        transformer.time_text_embed.time_proj = Timesteps(transformer.time_text_embed.time_proj.num_channels)
+        transformer.time_text_embed.time_proj = Sinusoid(transformer.time_text_embed.time_proj.num_channels)
         self.transformer = transformer
 
     def forward(
@@ -201,8 +199,7 @@ class Denoiser(nn.Module):
             if new_text is not None:  # the last block makes none
                 text = torch.where(skipped, text, new_text)
         x = network.proj_out(network.norm_out(x, embedded))
-        x = x.reshape(-1, height, width, patch, patch, network.out_channels).permute(0, 5, 1, 3, 2, 4)
-        return (x.reshape(-1, network.out_channels, height * patch, width * patch),)
+        return (unpatchified(x, height, width, patch, network.out_channels),)
 
     def _cropped(self, height: int, width: int) -> Tensor:
         """Return the middle of the position table, [1, height · width, hidden]; an odd rest is below and right."""
@@ -290,8 +287,8 @@ def _conditions(folder: Path, encoders: list[Graph], lengths: tuple[int, int, in
                 "together"
             )
     outputs = (
-        TensorSpec(name="encoder_hidden_states", dtype="float32", axes=(_BATCH, lengths[0] + lengths[2], width)),
-        TensorSpec(name="pooled_projections", dtype="float32", axes=(_BATCH, pooled_width)),
+        parts.text_tensor(width, tokens=lengths[0] + lengths[2]),
+        parts.pooled_tensor(pooled_width),
     )
     component = Component(path="conditions/model.onnx", inputs=tuple(inputs), outputs=outputs)
     return Graph("conditions", component, lambda: JoinedConditions(width, lengths[2]), {"batch": 4})

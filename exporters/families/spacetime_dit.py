@@ -17,6 +17,7 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoder_wan, autoencoders
 from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
+from dit_deploy.exporters.families._folder import check_width, read_record
 from dit_deploy.exporters.modules import check_class, parameters_without_storage
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.spacetime_dit import SpacetimeDiT, SpacetimeDiTConfig
@@ -39,13 +40,12 @@ def open_pipeline(folder: Path) -> Source:
     transformer, vae, text_encoder = folder / "transformer", folder / "vae", folder / "text_encoder"
     index = files.read_json(folder / "model_index.json")
     config = read_config(transformer)
-    scheduler_config = files.read_json(folder / "scheduler" / "scheduler_config.json")
+    record = read_record(folder, "transformer", "vae", "text_encoder", kind="spacetime_dit_pipeline")
+    scheduler_config = record["scheduler_config"]
     halves, compression, tiling = _autoencoder(vae, config)
     tokens = max_length(folder / "tokenizer", _TOKENS)
     encoder = t5.graph(text_encoder, "text_encoder", tokens=tokens, attends_mask=True, mask_output=_MASK)
-    made = encoder.component.output("encoder_hidden_states").axes[2]
-    if made != config.text_width:
-        raise SourceError(f"{text_encoder} makes {made} channels, {transformer} takes {config.text_width}")
+    check_width(folder, encoder, config.text_width, "text_width")
     frames, height, width = config.sample_size
     p_t, p_h, p_w = config.patch_size
     denoiser = Graph(
@@ -63,8 +63,7 @@ def open_pipeline(folder: Path) -> Source:
     )
     return Source(
         family="spacetime_dit",
-        kind="spacetime_dit_pipeline",
-        name=folder.resolve().name,
+        **record,
         graphs=(encoder, *halves, denoiser),
         latents=Latents(
             channels=config.in_channels,
@@ -78,10 +77,7 @@ def open_pipeline(folder: Path) -> Source:
         ),
         prediction=_prediction(scheduler_config),
         guidance=Guidance(kind="classifier_free", default_scale=3.0),
-        scheduler_config=scheduler_config,
         scheduler=Scheduler(num_inference_steps=20),
-        digest_files=tuple(files.folder_files(transformer)),
-        float32_bytes=files.float32_bytes(transformer, vae, text_encoder),
         prompts=Prompts(encoders=(PromptEncoder(component="text_encoder", tokenizer="tokenizer/tokenizer.json"),)),
         files={"tokenizer/tokenizer.json": lambda: tokenizer_json(folder / "tokenizer", length=tokens)},
         tiling=tiling,

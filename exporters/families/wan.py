@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
 from torch import nn
 
@@ -40,8 +39,9 @@ from dit_deploy.exporters import autoencoder_wan
 from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
 from dit_deploy.exporters.families import _wan_images as pictures
+from dit_deploy.exporters.families._folder import check_width, read_record
 from dit_deploy.exporters.families._wan_network import Denoiser, MaskedDenoiser, Reference
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import clip_vision, t5
 from dit_deploy.exporters.tokenizers import tokenizer_json
@@ -103,13 +103,12 @@ def open_pipeline(folder: Path) -> Source:
     )
     if len(transformers) > 1 and _read_form(transformers[1], from_image=form.beside > 0, masked=form.masked) != form:
         raise SourceError(f"{transformers[1]} has other inputs than {transformers[0]}; the two must share theirs")
-    scheduler_config = files.read_json(folder / "scheduler" / "scheduler_config.json")
-    vae, text_encoder = folder / "vae", folder / "text_encoder"
+    record = read_record(folder, *(one.name for one in transformers), "vae", "text_encoder")
+    vae = folder / "vae"
     vae_config = autoencoder_wan.read(vae, form.channels)
     compression = int(vae_config["scale_factor_spatial"])
-    text = t5.graph(text_encoder, "text_encoder", tokens=77, attends_mask=True, zero_padding=True)
-    if (width := text.component.outputs[0].axes[2]) != form.text_width:
-        raise SourceError(f"{text_encoder} makes {width} channels, {transformers[0]} takes {form.text_width}")
+    text = t5.graph(folder / "text_encoder", "text_encoder", tokens=77, attends_mask=True, zero_padding=True)
+    check_width(folder, text, form.text_width, "text_dim")
     halves = autoencoder_wan.graphs(vae, vae_config)
     if form.beside:
         halves = [half for half in halves if half.name != "vae_encoder"]  # it is in the graph of the pictures
@@ -117,8 +116,7 @@ def open_pipeline(folder: Path) -> Source:
     states = [reader.component.outputs[0] for reader in readers if reader.name == _IMAGE_ENCODER]
     return Source(
         family="wan",
-        kind="diffusers_pipeline",
-        name=folder.resolve().name,
+        **record,
         graphs=(
             text,
             *readers,
@@ -126,7 +124,7 @@ def open_pipeline(folder: Path) -> Source:
             *(
                 Graph(
                     name,
-                    _component(name, form, scheduler_config, states),
+                    _component(name, form, record["scheduler_config"], states),
                     partial(_build, one, form),
                     _PROVED,
                     reference=partial(_reference, one, form),
@@ -148,10 +146,7 @@ def open_pipeline(folder: Path) -> Source:
         ),
         prediction=Prediction(type="flow_prediction"),
         guidance=Guidance(kind="classifier_free", default_scale=usual["guidance_scale"]),
-        scheduler_config=scheduler_config,
         scheduler=Scheduler(num_inference_steps=usual["num_inference_steps"]),
-        digest_files=tuple(file for one in transformers for file in files.folder_files(one)),
-        float32_bytes=files.float32_bytes(*transformers, vae, text_encoder),
         prompts=Prompts(
             encoders=(
                 PromptEncoder(
@@ -186,10 +181,7 @@ def _transformers(folder: Path, index: Mapping[str, Any]) -> list[Path]:
 
 def _read_form(folder: Path, *, from_image: bool, masked: bool) -> Form:
     """Return the form of the transformer in ``folder``, as the pipeline uses it; see :func:`open_pipeline`."""
-    given = check_class(folder, WanTransformer3DModel.__name__)
-    with torch.device("meta"):
-        network = WanTransformer3DModel.from_config({k: v for k, v in given.items() if not k.startswith("_")})
-    config: Mapping[str, Any] = network.config
+    config = read_config(WanTransformer3DModel, folder)
     taken = int(config["in_channels"])
     channels = int(config["out_channels"] or taken)
     beside = autoencoder_wan.FRAMES + channels if from_image and not masked else 0
@@ -264,10 +256,8 @@ def _component(
     """Declare the inputs and outputs of a denoiser; ``image_states`` is what CLIP gives, if it takes that."""
     frames, patch, _ = form.patch
     limits: dict[str, Any] = {"temporal_patch_size": frames, "frames_limit": form.positions, "limit": form.positions}
-    text = parts.text_tensor(form.text_width)
-    if image_states:
-        # diffusers tells the text from the pictures by its number of tokens.
-        text = text.model_copy(update={"axes": (text.axes[0], _TOKENS, form.text_width)})
+    # Beside pictures: diffusers tells the text from them by its number of tokens.
+    text = parts.text_tensor(form.text_width, tokens=_TOKENS) if image_states else parts.text_tensor(form.text_width)
     inputs = [parts.video_tensor(form.channels, patch, **limits), parts.timestep_tensor(scheduler_config), text]
     if form.beside:
         described = "the mask of the frames that are given, and the latents of a video of them alone"

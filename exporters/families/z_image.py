@@ -7,7 +7,7 @@ Here both are tensors: how much padding a sample has, and where its picture begi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,16 @@ from dit_deploy.bundle import (
     PromptEncoder,
     Prompts,
     Scheduler,
-    TensorSpec,
 )
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoders
-from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
-from dit_deploy.exporters.families._embeddings import Sinusoid, rotate
-from dit_deploy.exporters.modules import check_class, load_diffusers
+from dit_deploy.exporters.families._attention import attend, heads, normed
+from dit_deploy.exporters.families._embeddings import Sinusoid
+from dit_deploy.exporters.families._folder import check_width, read_record
+from dit_deploy.exporters.families._rotary import rotate
+from dit_deploy.exporters.masks import MASKED
+from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import qwen
 from dit_deploy.exporters.tokenizers import load_tokenizer, tokenizer_json
@@ -58,15 +60,13 @@ def open_pipeline(folder: Path) -> Source:
     Raises:
         SourceError: a part is missing, or of another class than Z-Image's; or parts do not fit each other.
     """
-    transformer, vae, text_encoder = folder / "transformer", folder / "vae", folder / "text_encoder"
-    config = check_class(transformer, "ZImageTransformer2DModel")
-    channels, width = int(config.get("in_channels", 16)), int(config.get("cap_feat_dim", 2560))
+    transformer = folder / "transformer"
+    config = read_config(ZImageTransformer2DModel, transformer)
+    channels, width = int(config["in_channels"]), int(config["cap_feat_dim"])
     limits = _limits(transformer, config)
-    encoder = qwen.graph(text_encoder, "text_encoder", tokens=_TOKENS, hidden_layer=-2)
-    made = encoder.component.output("encoder_hidden_states").axes[2]
-    if made != width:
-        raise SourceError(f"{text_encoder} makes {made} channels, {transformer} takes {width}")
-    halves, (compression, scale, shift) = autoencoders.graphs(vae, channels, 2 * _PROVED)
+    encoder = qwen.graph(folder / "text_encoder", "text_encoder", tokens=_TOKENS, hidden_layer=-2)
+    check_width(folder, encoder, width, "cap_feat_dim")
+    halves, (compression, scale, shift) = autoencoders.graphs(folder / "vae", channels, 2 * _PROVED)
     template = _chat_template(folder / "tokenizer")
     denoiser = Graph(
         "denoiser",
@@ -78,8 +78,7 @@ def open_pipeline(folder: Path) -> Source:
     )
     return Source(
         family="z_image",
-        kind="diffusers_pipeline",
-        name=folder.resolve().name,
+        **read_record(folder, "text_encoder", "vae", "transformer"),
         graphs=(encoder, *halves, denoiser),
         latents=Latents(
             channels=channels,
@@ -93,10 +92,7 @@ def open_pipeline(folder: Path) -> Source:
         prediction=Prediction(type="flow_prediction"),
         # conditional + s · (conditional - unconditional), on above 0
         guidance=Guidance(kind="classifier_free", default_scale=5.0, scale_offset=1.0),
-        scheduler_config=files.read_json(folder / "scheduler" / "scheduler_config.json"),
         scheduler=Scheduler(num_inference_steps=50, sigmas="linspace", strength="rounded_up"),
-        digest_files=tuple(files.folder_files(transformer)),
-        float32_bytes=files.float32_bytes(text_encoder, vae, transformer),
         prompts=Prompts(
             encoders=(
                 PromptEncoder(
@@ -115,12 +111,12 @@ def open_pipeline(folder: Path) -> Source:
 
 def _limits(folder: Path, config: Mapping[str, Any]) -> tuple[int, int]:
     """Return how many tokens a text, and patches a side, may have; :class:`SourceError` for another kind of model."""
-    if config.get("siglip_feat_dim") is not None:
+    if config["siglip_feat_dim"] is not None:
         raise SourceError(f"{folder} has siglip_feat_dim, which Z-Image's text-to-image models do not have")
-    sizes = list(zip(config.get("all_patch_size", (2,)), config.get("all_f_patch_size", (1,)), strict=False))
+    sizes = list(zip(config["all_patch_size"], config["all_f_patch_size"], strict=False))
     if (_PATCH, 1) not in sizes:
         raise SourceError(f"{folder} has patches of {sizes} (side, frames); a ZImagePipeline uses ({_PATCH}, 1)")
-    text, rows, columns = config.get("axes_lens", (1024, 512, 512))
+    text, rows, columns = config["axes_lens"]
     # Positions of text begin at 1, and the picture has the one after it.
     tokens = (int(text) - 2) // SEQ_MULTI_OF * SEQ_MULTI_OF
     if tokens < _TOKENS:
@@ -156,18 +152,14 @@ def _chat_template(folder: Path) -> str:
 
 
 def _component(channels: int, width: int, tokens: int, side: int) -> Component:
-    batch, length = Axis(name="batch"), Axis(name="sequence_length", maximum=tokens)
-    timestep = TensorSpec(
-        name="timestep", dtype="float32", axes=(batch,), unit="training index", minimum=0, maximum=_LAST_TIMESTEP
-    )
-    text, mask = parts.text_tensor(width), parts.mask_tensor()
+    length = Axis(name="sequence_length", maximum=tokens)
     return Component(
         path="denoiser/model.onnx",
         inputs=(
             parts.latents_tensor(channels, _PATCH, limit=side),
-            timestep,
-            text.model_copy(update={"axes": (batch, length, width)}),
-            mask.model_copy(update={"axes": (batch, length), "description": "1 where a token is; tokens stand first"}),
+            parts.timestep_tensor({"num_train_timesteps": _LAST_TIMESTEP}),
+            parts.text_tensor(width, tokens=length),
+            parts.mask_tensor(tokens=length, description="1 where a token is; tokens stand first"),
         ),
         outputs=parts.output_tensors(channels, _PATCH, limit=side),
     )
@@ -213,7 +205,7 @@ class Denoiser(nn.Module):
         filled = (count + (SEQ_MULTI_OF - 1)) // SEQ_MULTI_OF * SEQ_MULTI_OF
         text, place = _filled_up(network.cap_embedder(encoder_hidden_states))  # [batch, places, dim], [places]
         text = torch.where((place < count)[:, :, None], text, network.cap_pad_token)
-        bias = (place >= filled).to(text.dtype)[:, None, None, :] * -10000.0  # [batch, 1, 1, places]
+        bias = (place >= filled).to(text.dtype)[:, None, None, :] * MASKED  # [batch, 1, 1, places]
         places = text.shape[1]
         text_angles = self.rotary(place + 1, torch.zeros_like(place), torch.zeros_like(place))
         for block in network.context_refiner:
@@ -293,18 +285,11 @@ class _Attention:
     ) -> Tensor:
         assert freqs_cis is not None
         q, k, v = (
-            project(hidden_states).unflatten(-1, (attn.heads, -1))  # [batch, tokens, heads, head]
+            heads(project(hidden_states), attn.heads)  # [batch, tokens, heads, head]
             for project in (attn.to_q, attn.to_k, attn.to_v)
         )
-        q, k = (rotate(_normed(norm, one), *freqs_cis) for norm, one in ((attn.norm_q, q), (attn.norm_k, k)))
-        x = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=attention_mask
-        )
-        return attn.to_out[0](x.transpose(1, 2).flatten(2))
-
-
-def _normed(norm: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:
-    return x if norm is None else norm(x)
+        q, k = (rotate(normed(norm, one), *freqs_cis) for norm, one in ((attn.norm_q, q), (attn.norm_k, k)))
+        return attn.to_out[0](attend(q, k, v, attention_mask))
 
 
 class _Reference(nn.Module):

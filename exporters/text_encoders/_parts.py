@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from dit_deploy.bundle.manifest import Axis, Component, TensorSpec
 from dit_deploy.errors import SourceError
+from dit_deploy.exporters.masks import MASKED
 from dit_deploy.exporters.modules import parameters_without_storage
 from dit_deploy.exporters.weights import folder_tensors, read_json
 
 __all__ = [
-    "MASKED",
     "RMSNorm",
     "activation",
     "decoder_name",
@@ -30,11 +30,6 @@ __all__ = [
     "read_config",
     "text_component",
 ]
-
-#: What is added to the score of a key that is not attended to, once. Its exponential is 0 beside any score that a
-#: network has. Unlike −∞ it makes no NaN where no key is left, and unlike float32's least number it is well inside
-#: FP16's range, so that it does not push attention out of FP16, where TensorRT has its kernels.
-MASKED = -10000.0
 
 
 class RMSNorm(nn.Module):
@@ -151,7 +146,7 @@ def text_component(name: str, inputs: tuple[TensorSpec, ...], outputs: list[Tens
 
 
 def key_mask(attention_mask: Tensor) -> Tensor:
-    """Return what is added to scores [batch, heads, queries, keys], of shape [batch, 1, 1, keys]: 0, or MASKED."""
+    """Return what is added to scores [batch, heads, queries, keys], of shape [batch, 1, 1, keys]: 0, or ``MASKED``."""
     return ((1 - attention_mask) * MASKED).to(torch.float32)[:, None, None, :]
 
 

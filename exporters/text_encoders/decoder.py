@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dit_deploy.errors import SourceError
+from dit_deploy.exporters.masks import MASKED
 from dit_deploy.exporters.text_encoders import _parts as parts
 
 __all__ = ["Decoder", "DecoderConfig", "check_layer", "layers_for", "rope_theta"]
@@ -111,7 +112,7 @@ class Decoder(nn.Module):
         for window, layer in zip(self.windows, self.layers, strict=True):
             if window not in masks:
                 seen = behind >= 0 if window is None else (behind >= 0) & (behind < window)
-                masks[window] = torch.where(seen[None, None] & tokens, 0.0, parts.MASKED)
+                masks[window] = torch.where(seen[None, None] & tokens, 0.0, MASKED)
             x = layer(x, rotation, masks[window])
         return x if self.norm is None else self.norm(x)
 
