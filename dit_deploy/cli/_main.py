@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 import typer
 
@@ -16,6 +19,8 @@ from dit_deploy.extras import extra_of_module, install_command
 from dit_deploy.text import one_line
 
 __all__ = ["main", "run"]
+
+_PACKAGE = Path(__file__).parents[1]
 
 BAD_INPUT, DEFECT, INTERRUPTED, BROKEN_PIPE = 2, 3, 130, 141
 
@@ -33,10 +38,15 @@ def run(args: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     # Accepted anywhere, because the message that asks for it stands below a command typed without it.
     debug = "--debug" in given
+    with _warnings_of_one_line():
+        return _run([word for word in given if word != "--debug"], debug)
+
+
+def _run(given: Sequence[str], debug: bool) -> int:
     try:
         # Not typer's own main: that prints boxes, and exits with 1 where a pipe breaks.
         command = typer.main.get_command(app)
-        with command.make_context("dit-deploy", [word for word in given if word != "--debug"]) as context:
+        with command.make_context("dit-deploy", list(given)) as context:
             command.invoke(context)
         sys.stdout.flush()
         return 0
@@ -51,6 +61,22 @@ def run(args: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         message, status = explain(error)
         return _say(message, status)
+
+
+@contextlib.contextmanager
+def _warnings_of_one_line() -> Iterator[None]:
+    """Say this package's warnings like its errors; where they arose is of no use to whoever typed a command."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> None:
+            if Path(filename).is_relative_to(_PACKAGE):
+                print(f"dit-deploy: warning: {one_line(str(message), limit=None)}", file=sys.stderr, flush=True)
+            else:
+                usual(message, category, filename, *where)
+
+        warnings.showwarning = show
+        yield
 
 
 def explain(error: Exception) -> tuple[str, int]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 import dit_deploy
 from dit_deploy.cli import _main
+from dit_deploy.errors import InputError
 from tests.cli.command import Command
 
 COMMANDS = ("export", "generate", "parity", "bench", "inspect", "verify", "doctor")
@@ -69,6 +71,20 @@ def test_usage_errors_are_one_line(cli: Command, words: tuple[str, ...], message
     result = cli(*words)
     assert result.status == 2
     assert message in result.message
+
+
+def test_a_warning_is_one_line(cli: Command, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dit_deploy.bundle
+
+    def warned(*_: object) -> None:
+        warnings.warn("two\nlines", UserWarning, stacklevel=2)  # whoever called, as the pipeline's are
+        warnings.warn("another's", UserWarning, stacklevel=1)
+        raise InputError("no more")
+
+    monkeypatch.setattr(dit_deploy.bundle, "summarise", warned)
+    with pytest.warns(UserWarning, match="another's"):
+        result = cli("inspect", tiny_bundle)
+    assert result.err.splitlines() == ["dit-deploy: warning: two lines", "dit-deploy: no more"]
 
 
 def test_a_defect(cli: Command, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
