@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from dit_deploy.runtimes.steps import HostSteps, Steps
 from dit_deploy.runtimes.windows import WindowedDenoiser
 from dit_deploy.sampling import Guidance, SolverState
 
-__all__ = ["Run", "open_steps"]
+__all__ = ["Run", "open_denoiser", "open_steps"]
 
 Floats = NDArray[np.float32]
 
@@ -56,27 +57,43 @@ def open_steps(components: Components, manifest: Manifest, run: Run, start: Floa
         if solver is not None and not why_not(denoiser, solver, run.guidance, table, run.conditions):
             return DeviceSteps(denoiser, solver, run.conditions, run.guidance, table, start, scale)
 
-    def evaluated(name: str, guidance: Guidance) -> Denoiser:
-        return _windowed(components.pool(name), run, guidance, start.shape)
-
     state = SolverState(table, start.shape)
     state.reset(start)
+
+    def released(name: str) -> None:
+        if alone:
+            components.release(name)
+
+    return HostSteps(open_denoiser(components.pool, manifest, run, start.shape, released), state)
+
+
+def open_denoiser(
+    pool: Callable[[str], BindingPool],
+    manifest: Manifest,
+    run: Run,
+    shape: tuple[int, ...],
+    released: Callable[[str], None] = lambda name: None,
+) -> Denoiser:
+    """Return what predicts the rows of a run on latents of ``shape``: of two denoisers, the one whose time it is.
+
+    Args:
+        pool: (component's name) → its bindings.
+        released: called with the name of the one of two that was closed.
+    """
+
+    def evaluated(name: str, guidance: Guidance) -> Denoiser:
+        return _windowed(pool(name), run, guidance, shape)
+
     if manifest.experts is None:
-        return HostSteps(evaluated("denoiser", run.guidance), state)
+        return evaluated("denoiser", run.guidance)
     second, experts = run.second_guidance or run.guidance, manifest.experts
     names = {True: "denoiser", False: experts.component}
-
-    def released(first: bool) -> None:
-        if alone:
-            components.release(names[first])
-
-    both = ExpertDenoiser(
+    return ExpertDenoiser(
         lambda: evaluated("denoiser", run.guidance),
         lambda: evaluated(experts.component, second),
         experts.boundary * run.plan.num_train_timesteps,
-        released,
+        lambda first: released(names[first]),
     )
-    return HostSteps(both, state)
 
 
 def _windowed(pool: BindingPool, run: Run, guidance: Guidance, shape: tuple[int, ...]) -> Denoiser:

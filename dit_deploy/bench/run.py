@@ -15,14 +15,15 @@ from dit_deploy.bench.candidates import COMPILED, engine_candidates, torch_candi
 from dit_deploy.bench.machine import describe, usable_cores
 from dit_deploy.bench.report import BenchReport
 from dit_deploy.bench.timing import Timing, calls_for, interleave, repeated
-from dit_deploy.bundle import Bundle, bind_axes
+from dit_deploy.bundle import Bundle, Manifest, bind_axes
 from dit_deploy.errors import DitDeployError, InputError
+from dit_deploy.parity.examples import given_pictures
 from dit_deploy.parity.prompts import COMPARISON, take
 from dit_deploy.runtimes import Pipeline
 from dit_deploy.runtimes.arguments import latents_shape
 from dit_deploy.runtimes.conditions import read_conditions, read_texts
 from dit_deploy.runtimes.frames import pixel_frames
-from dit_deploy.runtimes.image_conditions import ImageConditioner
+from dit_deploy.runtimes.image_conditions import ImageConditioner, read_pictures
 from dit_deploy.runtimes.prompts import PromptReader
 from dit_deploy.runtimes.runner import Binding
 from dit_deploy.sampling import NoiseSource
@@ -49,6 +50,8 @@ def bench(
     progress: Progress | None = None,
 ) -> BenchReport:
     """Time one denoiser call and a whole run of every candidate, at the size that the model was trained at.
+
+    A bundle that makes videos of pictures is given some that are made here.
 
     Rounds are interleaved (A B C A B C …), after a warm-up; ratios are taken round by round.
 
@@ -86,8 +89,10 @@ def bench(
     texts = read_texts(manifest, subjects.get("prompt"), None, 1)
     guided = manifest.guidance.kind == "classifier_free" and (texts is None or texts.negatives is not None)
     scale = manifest.guidance.default_scale if manifest.guidance.default_scale > 1 else 4.0
+    pictures = _pictures(manifest, batch)
     request: dict[str, Any] = {
         **subjects,
+        **pictures,
         "num_inference_steps": steps,
         "guidance_scale": scale if guided else None,
         "seed": 0,
@@ -105,7 +110,7 @@ def bench(
             try:
                 pipe = opener()
                 if not feeds:
-                    feeds = _feeds(pipe, subjects, scale, guided)
+                    feeds = _feeds(pipe, subjects, pictures, scale, guided)
                 binding = stack.enter_context(_denoiser(pipe, feeds))
                 first_seconds[name], predictions[name] = _warm_up(binding, feeds)
                 pipe(**{**request, "num_inference_steps": 1})  # loads and compiles the decoder, too
@@ -159,8 +164,19 @@ def _subjects(bundle: Bundle, prompts: Sequence[str] | None, batch: int) -> dict
     return {"class_labels": [index % 2 for index in range(batch)]} if takes_labels else {}
 
 
+def _pictures(manifest: Manifest, batch: int) -> dict[str, Any]:
+    """Return the pictures that a bundle needs to make ``batch`` videos of its usual size of."""
+    latents = manifest.latents
+    size = {name: getattr(latents, name) * latents.spatial_compression for name in ("height", "width")}
+    return given_pictures(manifest, batch, size)
+
+
 def _feeds(
-    pipe: Pipeline, subjects: Mapping[str, Sequence[Any]], scale: float, guided: bool
+    pipe: Pipeline,
+    subjects: Mapping[str, Sequence[Any]],
+    pictures: Mapping[str, Any],
+    scale: float,
+    guided: bool,
 ) -> dict[str, NDArray[Any]]:
     """Return inputs of one denoiser call: normal latents, a timestep in the middle of the schedule, real conditions.
 
@@ -183,7 +199,16 @@ def _feeds(
     shape = latents_shape(manifest.latents, batch, None, None, manifest.latents.frames)
     if conditioner is not None:
         rows, columns = (side * manifest.latents.spatial_compression for side in shape[-2:])
-        made = conditioner(None, batch, pixel_frames(manifest, shape[2]), rows, columns, NoiseSource(0))
+        read = read_pictures(
+            manifest,
+            pictures.get("image"),
+            pictures.get("last_image"),
+            batch=batch,
+            height=rows,
+            width=columns,
+            multiple=pipe.pixel_multiple,
+        )
+        made = conditioner(read, batch, pixel_frames(manifest, shape[2]), rows, columns, NoiseSource(0))
         conditions = conditions.joined(made)
     feeds = dict(conditions.conditional)
     if guided and conditions.same_shapes:

@@ -15,6 +15,10 @@ from dit_deploy.errors import InputError
 __all__ = ["parity"]
 
 
+#: Of a video smaller, where the training size has more patches than a CPU draws in minutes.
+_SIZE = "the training size, less of a large video"
+
+
 def parity(
     bundle: BundleFolder,
     reference: Annotated[
@@ -51,14 +55,24 @@ def parity(
     guidance_scale: Annotated[
         float | None, typer.Option(metavar="X", help="The model's main knob.", show_default="the model's own")
     ] = None,
-    height: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Height.", show_default="the training size")
+    height: Annotated[int | None, typer.Option(metavar="PIXELS", help="Height.", show_default=_SIZE)] = None,
+    width: Annotated[int | None, typer.Option(metavar="PIXELS", help="Width.", show_default=_SIZE)] = None,
+    frames: Annotated[int | None, typer.Option(metavar="N", help="Pictures of a video.", show_default=_SIZE)] = None,
+    init_image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Picture that a video begins with, or that image to image starts from. One, or again for each sample.",
+            show_default="waves made here, or what PyTorch drew",
+        ),
     ] = None,
-    width: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Width.", show_default="the training size")
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option(metavar="N", help="Frames of a video.", show_default="the model's own")
+    last_image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Picture that a video ends with, where the model can.",
+            show_default="none, or waves where it needs one",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the noise that both start from.")] = 0,
     report: Annotated[
@@ -69,7 +83,7 @@ def parity(
 ) -> None:
     """Compare a bundle with its source in PyTorch.
 
-    Each graph, the trajectory step by step, the pictures.
+    Each graph, the trajectory step by step, the pictures. A model that makes videos of pictures is given some.
 
     Writes parity/NAME.json into the bundle. Exits with 1 past the limits of its precision, and says where the
     first excess is. Needs the extra: pip install 'dit-deploy[export]'.
@@ -105,6 +119,8 @@ def parity(
         height=height,
         width=width,
         num_frames=frames,
+        image=init_image or None,
+        last_image=last_image or None,
         seed=seed,
         progress=say,
     )

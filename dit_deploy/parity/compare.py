@@ -12,18 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from dit_deploy.bundle import Bundle, EngineRecord, check_values
+from dit_deploy.bundle import Bundle, EngineRecord
 from dit_deploy.errors import InputError
 from dit_deploy.parity.components import compare_component, sizes_to_try
-from dit_deploy.parity.engine import spread_labels
 from dit_deploy.parity.limits import limits_for
-from dit_deploy.parity.prompts import COMPARISON, take
 from dit_deploy.parity.report import ComponentError, ParityReport
-from dit_deploy.parity.trajectory import Request, compare_run
+from dit_deploy.parity.request import Files, first_request, from_pictures, starting_from
+from dit_deploy.parity.trajectory import compare_run
 from dit_deploy.runtimes.fit import made_for
-from dit_deploy.runtimes.frames import pixel_frames
 from dit_deploy.runtimes.pipeline import Pipeline
 from dit_deploy.runtimes.runner import Runner
 from dit_deploy.sampling import SCHEDULERS, resolve_scheduler
@@ -35,9 +31,6 @@ __all__ = ["parity"]
 
 #: Called with one line, at the start of each part and every few seconds.
 Progress = Callable[[str], None]
-
-#: What is drawn at most where nobody says what: enough to see, few enough to wait for. A prompt takes longer.
-_LABELS, _PROMPTS = 4, 2
 
 
 def parity(
@@ -56,6 +49,8 @@ def parity(
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
+    image: Files | None = None,
+    last_image: Files | None = None,
     strength: float = 0.6,
     threads: int | None = None,
     runners: Mapping[str, Runner] | None = None,
@@ -63,9 +58,10 @@ def parity(
 ) -> ParityReport:
     """Compare an engine of ``bundle`` with ``reference``, the checkpoint that it was made from, in PyTorch.
 
-    Compared are every component at several sizes; a generation step by step from the same seed, and its pictures; and,
-    where there is a VAE encoder, an image-to-image generation from the reference's pictures, unless diffusers' own
-    is known to be wrong for the scheduler (a note says so).
+    Compared are every component at several sizes; and generations step by step from the same seed, with what they
+    draw: one without pictures, unless the bundle needs some; one of a video from pictures, where it takes any; and,
+    of a bundle of pictures with a VAE encoder, image-to-image, unless diffusers' own is known to be wrong for the
+    scheduler (a note says so).
 
     Args:
         engine: as of :class:`~dit_deploy.Pipeline`.
@@ -76,7 +72,11 @@ def parity(
         num_inference_steps, guidance_scale: the bundle's own by default.
         scheduler: a diffusers scheduler's name or config for both sides. By default each side reads its own, so that
             a wrong one in the bundle shows.
-        seed, height, width, num_frames: as of :meth:`~dit_deploy.Pipeline.__call__`.
+        seed, height, width, num_frames: as of :meth:`~dit_deploy.Pipeline.__call__`. A video is by default as large as
+            the training size, or smaller where that has more patches than a CPU draws in minutes.
+        image, last_image: pictures that a video shall contain, or that image-to-image starts from: one, or one for each
+            class or prompt. By default a video has pictures that are made here, the same each time; image-to-image
+            starts from what the reference has drawn.
         strength: of image-to-image.
         threads: of the engine.
         runners: components to run instead of the bundle's own.
@@ -93,7 +93,28 @@ def parity(
     if engine == "auto" and bundle.engine_names() and progress is not None:
         progress(f"engine {pipeline.engine_reason}")
     advance = _Lines(progress)
-    subjects = _subjects(bundle, class_labels, prompts, negative_prompt)
+    request = first_request(
+        bundle,
+        class_labels=class_labels,
+        prompts=prompts,
+        negative_prompt=negative_prompt,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        scheduler=scheduler,
+        seed=seed,
+        height=height,
+        width=width,
+        num_frames=num_frames,
+    )
+    encodes = "vae_encoder" in manifest.components and manifest.latents.frames is None
+    requests, start = [request], None
+    if manifest.image_conditions is not None:
+        requests = [] if manifest.image_conditions.required else requests
+        requests.append(from_pictures(manifest, request, image, last_image))
+    elif last_image is not None or (image is not None and not encodes):
+        raise InputError(f"{'image' if last_image is None else 'last_image'}: this bundle takes none; leave it out")
+    elif image is not None:
+        start = starting_from(manifest, request, image, strength)
 
     components: list[ComponentError] = []
     for name, component in manifest.components.items():
@@ -108,33 +129,22 @@ def parity(
             components.append(error)
             advance(what, done, total)
 
-    latents = manifest.latents
-    request = Request(
-        subjects=subjects,
-        num_inference_steps=(
-            manifest.scheduler.num_inference_steps if num_inference_steps is None else num_inference_steps
-        ),
-        guidance_scale=manifest.guidance.default_scale if guidance_scale is None else guidance_scale,
-        seed=seed,
-        scheduler=scheduler,
-        height=latents.height * latents.spatial_compression if height is None else height,
-        width=latents.width * latents.spatial_compression if width is None else width,
-        num_frames=_frames(bundle) if num_frames is None else num_frames,
-        strength=strength,
-    )
-    run, sampled = compare_run(pipeline, reference, request, advance)
-    runs = [run]
+    runs = []
+    for one in requests:
+        run, sampled = compare_run(pipeline, reference, one, advance)
+        runs.append(run)
     notes = _notes(bundle, reference)
     sampler = resolve_scheduler(bundle.scheduler_config(), scheduler)["_class_name"]
-    encodes = "vae_encoder" in manifest.components and sampled.images is not None and latents.frames is None
-    if encodes and not SCHEDULERS[sampler].begins_as_diffusers:
+    if start is None and encodes and sampled.images is not None:
+        drawn = {"image": "PyTorch's pictures of the generation"}
+        start = replace(request, image=sampled.images, strength=strength, said=drawn)
+    if start is not None and not SCHEDULERS[sampler].begins_as_diffusers:
         notes.append(
             f"Image-to-image was not compared: diffusers' {sampler} errs where it begins midway, and this bundle's "
             "sampler does not follow it there."
         )
-    elif encodes:
-        request = replace(request, image=sampled.images)
-        runs.append(compare_run(pipeline, reference, request, advance)[0])
+    elif start is not None:
+        runs.append(compare_run(pipeline, reference, start, advance)[0])
     return ParityReport(
         subject=_subject(bundle, reference, built),
         limits=limits,
@@ -143,33 +153,6 @@ def parity(
         notes=notes,
         engine=pipeline.engine,
     )
-
-
-def _subjects(
-    bundle: Bundle,
-    class_labels: Sequence[int] | None,
-    prompts: Sequence[str] | None,
-    negative_prompt: str | Sequence[str] | None,
-) -> dict[str, Any]:
-    """Return what to draw, one a sample, by the pipeline's arguments for it; labels are checked."""
-    inputs = {spec.name: spec for spec in bundle.component("denoiser").inputs}
-    if class_labels is not None:
-        subjects: dict[str, Any] = {"class_labels": list(class_labels)}
-    elif prompts is not None or bundle.manifest.prompts is not None:
-        subjects = {"prompt": list(prompts or take(COMPARISON, _PROMPTS))}
-    else:
-        subjects = {"class_labels": spread_labels(bundle, _LABELS)} if "class_labels" in inputs else {}
-    if "class_labels" in subjects:
-        if "class_labels" not in inputs:
-            raise InputError("class_labels: this bundle's denoiser takes none; give prompts")
-        check_values(inputs["class_labels"], np.asarray(subjects["class_labels"]))
-    return subjects if negative_prompt is None else {**subjects, "negative_prompt": negative_prompt}
-
-
-def _frames(bundle: Bundle) -> int | None:
-    """Return the frames of the bundle's usual video; ``None`` where it draws pictures."""
-    frames = bundle.manifest.latents.frames
-    return None if frames is None else pixel_frames(bundle.manifest, frames)
 
 
 class _Lines:

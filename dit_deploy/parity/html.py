@@ -121,6 +121,7 @@ def _run(run: Run, index: int, report: ParityReport) -> str:
         "<p>Both sides start from the same seed and go on from their own latents. "
         f"In PyTorch ran {escape(run.implementation)}. "
         f'<span class="soft">{escape(settings[:1].upper() + settings[1:])}.</span></p>',
+        _conditions(run, report.limits.component),
         f'<p class="note">The engine’s run ended early: {escape(run.failure)}</p>' if run.failure else "",
         '<ul class="key"><li><svg viewBox="0 0 36 12" aria-hidden="true"><polyline class="accumulated" '
         'points="0,6 36,6"/></svg>accumulated: each side goes on from its own latents</li>'
@@ -135,6 +136,12 @@ def _run(run: Run, index: int, report: ParityReport) -> str:
         _pictures(run, report.limits),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _conditions(run: Run, limit: float) -> str:
+    """Say how far apart both sides are in what they make of given pictures."""
+    made = [f"{escape(name)} {_mark(scientific(error), error <= limit)}" for name, error in run.conditions.items()]
+    return f"<p>Made of the pictures, relative difference: {', '.join(made)}.</p>" if made else ""
 
 
 def _setting(value: object) -> str:

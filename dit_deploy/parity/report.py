@@ -16,7 +16,9 @@ from dit_deploy.parity.limits import Limits
 __all__ = ["ComponentError", "ParityReport", "PictureError", "Run"]
 
 FORMAT = 1
-_RUN_FIELDS = ("name", "implementation", "settings", "timesteps", "accumulated", "single_step", "failure")
+_RUN_FIELDS = (
+    "name", "implementation", "settings", "conditions", "timesteps", "accumulated", "single_step", "failure",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,14 @@ class Run:
     """One generation by both sides, from the same seed.
 
     Attributes:
-        name: ``generation`` or ``image-to-image``.
+        name: ``generation``, ``generation from a picture`` or ``image-to-image``.
         implementation: what ran on the side of PyTorch, in words.
         settings: what was asked for, JSON-able.
         timesteps: of each step's first evaluation, [steps].
         accumulated: relative error of the latents before the first step and after each, [steps + 1].
         single_step: what the engine adds to the relative error in a step, started from the reference's latents,
             [steps].
+        conditions: relative error of what each side makes of the given pictures for its denoiser, by name.
         failure: why the engine's run ended early; empty where it did not.
         images, reference_images: float32 [batch, height, width, channels] in 0 … 1, where both drew them.
     """
@@ -86,6 +89,7 @@ class Run:
     accumulated: tuple[float, ...]
     single_step: tuple[float, ...]
     pictures: tuple[PictureError, ...]
+    conditions: Mapping[str, float] = field(default_factory=dict)
     failure: str = ""
     images: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     reference_images: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
@@ -137,6 +141,9 @@ class ParityReport:
         return None
 
     def _run_excess(self, run: Run) -> str | None:
+        for name, error in run.conditions.items():
+            if not error <= self.limits.component:
+                return f"what is made of the pictures: {name} {_off(error, 'its', self.limits.component)}"
         step = run.first_step_beyond(self.limits.latents)
         if step == 0:
             return f"before the first step: latents {_off(run.accumulated[0], 'their', self.limits.latents)}"

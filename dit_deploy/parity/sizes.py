@@ -25,7 +25,10 @@ def tried_size(manifest: Manifest) -> dict[str, int]:
     frames, rows, columns = _usual(manifest)
     while frames * rows * columns > _PATCHES and frames > _LEAST:
         frames = max(_LEAST, frames // 2)
-    while frames * rows * columns > _PATCHES and min(rows, columns) >= 2 * _LEAST:
+    high, wide = manifest.components["denoiser"].input("latents").axes[-2:]
+    assert isinstance(high, Axis) and isinstance(wide, Axis)
+    least = max(_LEAST, high.minimum), max(_LEAST, wide.minimum)  # a grid may be the only one
+    while frames * rows * columns > _PATCHES and rows >= 2 * least[0] and columns >= 2 * least[1]:
         rows, columns = rows // 2, columns // 2
     unit = manifest.latents.patch_size * manifest.latents.spatial_compression
     return {"num_frames": _pictures(manifest, frames), "height": rows * unit, "width": columns * unit}

@@ -40,9 +40,21 @@ def report_table(report: ParityReport) -> Group:
         f"pixel {limits.picture:g}/255",
         style="dim",
     )
-    ran = [Text(f"{run.name} in PyTorch: {run.implementation}", style="dim") for run in report.runs]
+    ran = [Text(line, style="dim") for run in report.runs for line in _said(run)]
     notes = [Text(note, style="yellow") for note in report.notes]
     return Group(components, Text(), runs, Text(), *ran, limit_line, *notes, verdict)
+
+
+def _said(run: Run) -> list[str]:
+    """Return what ran, and from which pictures, a line each."""
+    pictures = [f"{name} {run.settings[name]}" for name in ("image", "last_image") if name in run.settings]
+    lines = [f"{run.name} in PyTorch: {run.implementation}"]
+    if pictures:
+        lines.append(f"{run.name}: {'; '.join(pictures)}")
+    if run.conditions:
+        made = ", ".join(f"{name} {error:.2e}" for name, error in run.conditions.items())
+        lines.append(f"{run.name}, relative difference of what is made of the pictures: {made}")
+    return lines
 
 
 def _run_row(run: Run, report: ParityReport) -> list[Text | str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,70 +15,26 @@ from dit_deploy.errors import BackendError
 from dit_deploy.parity.metrics import largest_difference, psnr, relative_error, ssim
 from dit_deploy.parity.pictures import strips
 from dit_deploy.parity.report import PictureError, Run
+from dit_deploy.parity.request import Request
 from dit_deploy.runtimes.arguments import draw_noise, latents_shape, patch_grid
 from dit_deploy.runtimes.conditions import read_conditions, read_texts
 from dit_deploy.runtimes.frames import is_video, latent_frames, pixel_frames
-from dit_deploy.runtimes.guided import Denoiser, GuidedDenoiser
-from dit_deploy.runtimes.image_conditions import ImageConditioner
+from dit_deploy.runtimes.guidance import read_guidance
+from dit_deploy.runtimes.image_conditions import ImageConditioner, read_pictures
 from dit_deploy.runtimes.pipeline import Pipeline
 from dit_deploy.runtimes.plan import Plan, plan_steps
 from dit_deploy.runtimes.prompts import PromptReader
-from dit_deploy.sampling import BASIS, Guidance, NoiseSource, SolverState, SolverTable, resolve_scheduler
-from dit_deploy.text import one_line
+from dit_deploy.runtimes.run import Run as EngineRun
+from dit_deploy.runtimes.run import open_denoiser
+from dit_deploy.sampling import BASIS, NoiseSource, SolverState, SolverTable, resolve_scheduler
 
 if TYPE_CHECKING:
     from dit_deploy.runtimes.torch import Evaluation, Sampled, TorchReference
 
-__all__ = ["Request", "compare_run"]
+__all__ = ["compare_run"]
 
 Floats = NDArray[np.float32]
 Advance = Callable[[str, int, int], None]
-#: Characters of a prompt that a report names a picture by.
-_NAME = 60
-
-
-@dataclass(frozen=True)
-class Request:
-    """What both sides are asked to draw; the names are those of :meth:`dit_deploy.Pipeline.__call__`.
-
-    Attributes:
-        subjects: ``class_labels``, or ``prompt`` and perhaps ``negative_prompt``.
-        image: float32 [batch, height, width, channels] in 0 … 1 for image-to-image.
-    """
-
-    subjects: Mapping[str, Any]
-    num_inference_steps: int
-    guidance_scale: float
-    seed: int | Sequence[int] = 0
-    scheduler: str | Mapping[str, Any] | None = None
-    height: int | None = None
-    width: int | None = None
-    num_frames: int | None = None
-    image: Floats | None = field(default=None, repr=False)
-    strength: float = 0.6
-
-    @property
-    def name(self) -> str:
-        """``generation`` or ``image-to-image``."""
-        return "generation" if self.image is None else "image-to-image"
-
-    def arguments(self) -> dict[str, Any]:
-        """Return what both sides take, as keyword arguments."""
-        names = ("num_inference_steps", "guidance_scale", "seed", "scheduler", "height", "width", "num_frames")
-        given = {name: getattr(self, name) for name in names}
-        chosen = {**self.subjects, **{name: value for name, value in given.items() if value is not None}}
-        return chosen if self.image is None else {**chosen, "image": self.image, "strength": self.strength}
-
-    def settings(self) -> dict[str, Any]:
-        """Return the same for a report, JSON-able."""
-        chosen = self.arguments()
-        return chosen if self.image is None else {**chosen, "image": "PyTorch's pictures of the generation"}
-
-    def names(self, labels: Mapping[str, str]) -> list[tuple[int, str]]:
-        """Return number and name of each picture: its class and what ``labels`` call it, or place and prompt."""
-        if "prompt" in self.subjects:
-            return [(index, one_line(text, _NAME)) for index, text in enumerate(self.subjects["prompt"])]
-        return [(int(label), labels.get(str(label), "")) for label in self.subjects.get("class_labels", [0])]
 
 
 def compare_run(
@@ -93,9 +48,8 @@ def compare_run(
     manifest = pipeline.bundle.manifest
     # The engine first: it checks the request, and says what is wrong with it in words.
     after_steps, images, failure = _draw(pipeline, request, advance)
-    batch = len(next(iter(request.subjects.values()))) if request.subjects else 1
     frames = latent_frames(manifest, request.num_frames)
-    shape = latents_shape(manifest.latents, batch, request.height, request.width, frames)
+    shape = latents_shape(manifest.latents, request.batch, request.height, request.width, frames)
     plan = _plan(pipeline, request, shape)
     table = plan.table
     advance(f"{request.name} in PyTorch", 0, len(table))
@@ -108,12 +62,18 @@ def compare_run(
             f"{request.name}: PyTorch evaluates its denoiser {len(sampled.evaluations)} times, this bundle's "
             f"sampler {len(table)} times; are the scheduler's configs the same?"
         )
-    own = [_first_latents(pipeline, request, shape, table), *after_steps]
+    source = NoiseSource(request.seed)
+    run = _run(pipeline, request, shape, plan, source)
+    own = [_first_latents(pipeline, request, shape, table, source), *after_steps]
     last_rows = np.flatnonzero(np.diff(table.step, append=table.num_steps))
     expected = [sampled.evaluations[0].sample, *(sampled.evaluations[row].next_sample for row in last_rows)]
     accumulated = [relative_error(latents, other) for latents, other in zip(own, expected, strict=False)]
     accumulated += [np.inf] * (len(expected) - len(own))
-    single = _single_steps(pipeline, request, sampled.evaluations, plan, advance)
+    single, conditions = [np.inf] * table.num_steps, dict.fromkeys(sampled.conditions, np.inf)
+    if run is not None:
+        made = run.conditions.conditional
+        conditions = {name: relative_error(made[name], other) for name, other in sampled.conditions.items()}
+        single = _single_steps(pipeline, request, sampled.evaluations, run, advance)
     pictures = _pictures(images, sampled.images, request.names(manifest.labels))
     return (
         Run(
@@ -124,6 +84,7 @@ def compare_run(
             accumulated=tuple(accumulated),
             single_step=tuple(single),
             pictures=tuple(pictures),
+            conditions=conditions if request.image is not None and request.strength is None else {},
             failure=failure,
             images=strips(images),
             reference_images=strips(sampled.images),
@@ -141,8 +102,8 @@ def _plan(pipeline: Pipeline, request: Request, shape: tuple[int, ...]) -> Plan:
         num_inference_steps=request.num_inference_steps,
         scheduler=request.scheduler,
         eta=0.0,
-        from_image=request.image is not None,
-        strength=None if request.image is None else request.strength,
+        from_image=request.strength is not None,
+        strength=request.strength,
         tokens=math.prod(grid.values()),
     )
 
@@ -174,11 +135,73 @@ def _draw(pipeline: Pipeline, request: Request, advance: Advance) -> tuple[list[
     return latents, np.asarray(drawn) if drawable else None, ""
 
 
-def _first_latents(pipeline: Pipeline, request: Request, shape: tuple[int, ...], table: SolverTable) -> Floats:
-    """Return what the engine's run begins with, made by the same code as in the run."""
-    source = NoiseSource(request.seed)
-    if request.image is None:
+def _run(
+    pipeline: Pipeline, request: Request, shape: tuple[int, ...], plan: Plan, source: NoiseSource
+) -> EngineRun | None:
+    """Return the engine's run as its pipeline has it: conditions by its own graphs, and the family's guidance.
+
+    ``None`` where these graphs fail: the engine's run has ended for the same reason, which the report gives.
+    """
+    manifest = pipeline.bundle.manifest
+    conditioner = None if manifest.image_conditions is None else ImageConditioner(manifest, pipeline.pool)
+    texts = read_texts(manifest, request.subjects.get("prompt"), request.subjects.get("negative_prompt"), 1)
+    first, second = read_guidance(
+        manifest,
+        scale=request.guidance_scale,
+        second_scale=None,
+        true_cfg_scale=1.0,
+        channels="model",
+        interval=(0.0, 1.0),
+        rescale=0.0,
+        batched=True,
+        skip_layers=None,
+        skip_scale=0.0,
+        skip_start=0.0,
+        skip_stop=0.0,
+    )
+    if texts is not None and texts.negatives is None:  # such a family guides towards a negative prompt only
+        first, second = replace(first, scale=1.0), None
+    rows, columns = (side * manifest.latents.spatial_compression for side in shape[-2:])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of prompts that are cut, pictures that are stretched: said when drawn
+            conditions = read_conditions(
+                manifest,
+                class_labels=request.subjects.get("class_labels"),
+                texts=texts,
+                encode=None if texts is None else PromptReader(pipeline.bundle, pipeline.pool),
+                scale=request.guidance_scale,
+                guided=first.scale > 1.0,
+                frame_rate=manifest.latents.frame_rate,
+                later=() if conditioner is None else conditioner.names,
+            )
+            if conditioner is not None:
+                pictures = read_pictures(
+                    manifest,
+                    request.image,
+                    request.last_image,
+                    batch=shape[0],
+                    height=rows,
+                    width=columns,
+                    multiple=pipeline.pixel_multiple,
+                )
+                frames = pixel_frames(manifest, shape[2])
+                conditions = conditions.joined(conditioner(pictures, shape[0], frames, rows, columns, source))
+    except BackendError:
+        return None
+    return EngineRun(plan, conditions, first, second)
+
+
+def _first_latents(
+    pipeline: Pipeline, request: Request, shape: tuple[int, ...], table: SolverTable, source: NoiseSource
+) -> Floats:
+    """Return what the engine's run begins with, made by the same code as in the run.
+
+    ``source`` is where the draws for given pictures have left it.
+    """
+    if request.strength is None:
         return np.float32(table.initial_noise_scale) * draw_noise(source, shape, pipeline.bundle.manifest.latents)
+    assert isinstance(request.image, np.ndarray)
     images = np.ascontiguousarray(request.image.transpose(0, 3, 1, 2))
     try:
         clean = pipeline.encode(images, shape[0], source)
@@ -189,7 +212,7 @@ def _first_latents(pipeline: Pipeline, request: Request, shape: tuple[int, ...],
 
 
 def _single_steps(
-    pipeline: Pipeline, request: Request, evaluations: Sequence[Evaluation], plan: Plan, advance: Advance
+    pipeline: Pipeline, request: Request, evaluations: Sequence[Evaluation], run: EngineRun, advance: Advance
 ) -> list[float]:
     """Return for each step what the engine's denoiser alone adds to the relative error of the latents after it.
 
@@ -197,10 +220,10 @@ def _single_steps(
     to latents by the coefficient with which the solver takes the prediction into the next sample. Of several
     evaluations in a step the largest counts.
     """
-    table = plan.table
+    table = run.plan.table
     state = SolverState(table, evaluations[0].sample.shape)
     errors = [0.0] * table.num_steps
-    with _denoiser(pipeline, request, plan, state.shape) as denoiser:
+    with open_denoiser(pipeline.pool, pipeline.bundle.manifest, run, state.shape) as denoiser:
         for row, evaluation in enumerate(evaluations):
             state.reset(evaluation.sample)
             prediction, _ = denoiser(state, row)
@@ -211,40 +234,6 @@ def _single_steps(
             errors[step] = max(errors[step], added)
             advance(f"{request.name} by the engine, each step alone", row + 1, len(table))
     return errors
-
-
-@contextmanager
-def _denoiser(pipeline: Pipeline, request: Request, plan: Plan, shape: tuple[int, ...]) -> Iterator[Denoiser]:
-    """Yield the engine's denoiser as its pipeline evaluates it: with conditions by its own encoders, and guidance."""
-    manifest = pipeline.bundle.manifest
-    own = manifest.guidance
-    conditioner = None if manifest.image_conditions is None else ImageConditioner(manifest, pipeline.pool)
-    texts = read_texts(manifest, request.subjects.get("prompt"), request.subjects.get("negative_prompt"), 1)
-    guided = own.kind == "classifier_free" and (texts is None or texts.negatives is not None)
-    guidance = Guidance(
-        scale=request.guidance_scale + own.scale_offset if guided else 1.0,
-        channels=own.channels,
-        token=manifest.latents.patch_size if own.normalise == "token" else None,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a prompt is cut was said when the engine drew
-        conditions = read_conditions(
-            manifest,
-            class_labels=request.subjects.get("class_labels"),
-            texts=texts,
-            encode=None if texts is None else PromptReader(pipeline.bundle, pipeline.pool),
-            scale=request.guidance_scale,
-            guided=guidance.scale > 1.0,
-            frame_rate=manifest.latents.frame_rate,
-            later=() if conditioner is None else conditioner.names,
-        )
-    if conditioner is not None:
-        rows, columns = (side * manifest.latents.spatial_compression for side in shape[-2:])
-        frames = pixel_frames(manifest, shape[2])
-        conditions = conditions.joined(conditioner(None, shape[0], frames, rows, columns, NoiseSource(request.seed)))
-    pool = pipeline.pool("denoiser")
-    with GuidedDenoiser(pool, conditions, guidance, shape, plan.timestep_scale) as denoiser:
-        yield denoiser
 
 
 def _gain(table: SolverTable, row: int) -> float:

@@ -16,7 +16,7 @@ from dit_deploy.errors import InputError
 from dit_deploy.exporters.source import Source
 from dit_deploy.runtimes.conditions import Conditions
 from dit_deploy.runtimes.plan import schedule_arguments, timestep_scale
-from dit_deploy.runtimes.torch._request import Drawing, arranged, draw_noise, generators
+from dit_deploy.runtimes.torch._request import Drawing, arranged, draw_noise
 from dit_deploy.sampling import image_to_image_begin
 
 __all__ = ["Run", "diffusers_scheduler", "run_loop"]
@@ -36,15 +36,23 @@ def diffusers_scheduler(config: Mapping[str, Any]) -> Any:
     return getattr(diffusers, name).from_config({key: value for key, value in config.items() if key not in dropped})
 
 
-def run_loop(source: Source, drawing: Drawing, conditions: Conditions, scale: float, solver: Any, run: Run) -> None:
+def run_loop(
+    source: Source,
+    drawing: Drawing,
+    conditions: Conditions,
+    scale: float,
+    solver: Any,
+    run: Run,
+    generator: Any,
+) -> None:
     """Run the loop with ``solver``, whose steps a recorder keeps.
 
     Args:
         conditions: the denoiser's, for both halves of guidance.
         scale: of classifier-free guidance; none at 1 and below.
         run: evaluates ``denoiser`` and, to start from pictures, ``vae_encoder``.
+        generator: one of torch's for the batch, or one a sample, where the draws for given pictures have left it.
     """
-    generator = generators(drawing.seed)
     _set_timesteps(source, drawing, solver)
     if drawing.image is None:
         timesteps = solver.timesteps
@@ -68,7 +76,8 @@ def run_loop(source: Source, drawing: Drawing, conditions: Conditions, scale: fl
         low, high = drawing.guidance_interval
         if scale > 1 and low <= (index // solver.order) / num_steps < high:
             other = run(component, {**feeds, **conditions.conditional, **conditions.unconditional})
-            prediction = _guided(source, drawing, prediction, torch.from_numpy(other["prediction"]), scale)
+            own = _scale(source, component, scale)
+            prediction = _guided(source, drawing, prediction, torch.from_numpy(other["prediction"]), own)
         if learned:
             # DDPMScheduler splits what the network gave; the variance is the conditional half's, as originally.
             prediction = torch.cat([prediction, torch.from_numpy(outputs["variance"])], dim=1)
@@ -94,6 +103,14 @@ def _denoiser(source: Source, solver: Any, timestep: float) -> str:
     if experts is None or timestep >= experts.boundary * solver.config.num_train_timesteps:
         return "denoiser"
     return experts.component
+
+
+def _scale(source: Source, component: str, first: float) -> float:
+    """Return the scale of a guided run for one of the family's denoisers; ``first``: that of the first."""
+    experts = source.experts
+    if experts is None or component != experts.component or experts.default_scale is None:
+        return first
+    return experts.default_scale + source.guidance.scale_offset
 
 
 def _noise(source: Source, drawing: Drawing, shape: tuple[int, ...], generator: Any) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -14,6 +16,8 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from dit_deploy.bundle import Component
+from dit_deploy.exporters.modules import load_diffusers
 from dit_deploy.exporters.source import Source
 from dit_deploy.exporters.weights import read_json
 from dit_deploy.runtimes.torch._request import Drawing, generators
@@ -34,11 +38,17 @@ _DETERMINISTIC = (
 )
 
 
+#: Classes that make a video of a text alone → those of the same parts that make it of a picture besides.
+_OF_PICTURES = {"LTXPipeline": "LTXImageToVideoPipeline", "WanPipeline": "WanImageToVideoPipeline"}
+_OF_TEXT = {other: name for name, other in _OF_PICTURES.items()}
+
+
 class OwnPipeline:
     """The pipeline that ``model_index.json`` in a folder names; it is loaded when it draws, and goes afterwards.
 
     Args:
         folder: which :meth:`open` found to be a pipeline's.
+        kind: the class.
         options: arguments that its checkpoint was opened with; those that are ``None`` are the class's own.
     """
 
@@ -59,6 +69,11 @@ class OwnPipeline:
         """Of the class."""
         return self._kind.__name__
 
+    def for_drawing(self, drawing: Drawing) -> OwnPipeline:
+        """Return the pipeline of the same parts whose class makes videos of pictures, or of none, as it is asked."""
+        others = _OF_TEXT if drawing.pictures is None else _OF_PICTURES
+        return OwnPipeline(self.folder, getattr(diffusers, others.get(self.name, self.name)), self._options)
+
     def serves(self, source: Source, drawing: Drawing, solver: Any) -> bool:
         """Return whether the class draws what is asked for, as it is meant to be drawn."""
         latents = source.latents
@@ -68,9 +83,9 @@ class OwnPipeline:
             and drawing.guidance_rescale == drawing.eta == 0.0
             and drawing.noise is None
             and drawing.image is None
-            and any(graph.name == "vae_decoder" for graph in source.graphs)
+            and _decodes_alike(source, drawing)
         )
-        if not plain:
+        if not plain or not self._reads(source, drawing):
             return False
         if hasattr(self._kind, "prepare_extra_step_kwargs"):
             return True
@@ -84,6 +99,19 @@ class OwnPipeline:
         solver.set_timesteps(drawing.num_inference_steps)
         return (drawing.height, drawing.width) == size and not latents.shift_factor and solver.init_noise_sigma == 1.0
 
+    def _reads(self, source: Source, drawing: Drawing) -> bool:
+        """Return whether the class takes the pictures of a drawing as they came, and as many."""
+        if drawing.pictures is None:
+            return True
+        assert source.image_conditions is not None
+        component = _component(source, source.image_conditions.component)
+        assert component is not None
+        # Where a posterior is drawn from, one by one for each sample; else one picture stands for all.
+        count = drawing.batch if any(spec.name == "noise" for spec in component.inputs) else 1
+        return bool(drawing.files) and all(
+            name in self._accepted and len(pictures) == count for name, pictures in drawing.files.items()
+        )
+
     def draw(self, source: Source, drawing: Drawing, solver: Any) -> Floats:
         """Return pictures [batch, height, width, 3], or videos [batch, frames, height, width, 3], in 0 … 1."""
         pipeline = self._load()
@@ -93,6 +121,7 @@ class OwnPipeline:
         wanted: dict[str, Any] = {
             **self._options,
             **drawing.subjects,
+            "true_cfg_scale": 1.0,  # beside a guidance that is embedded there is none, whatever the class's default
             (knob if knob in self._accepted else "guidance_scale"): drawing.guidance_scale,
             "num_inference_steps": drawing.num_inference_steps,
             "generator": generators(drawing.seed),
@@ -101,13 +130,14 @@ class OwnPipeline:
             "num_frames": drawing.num_frames,
             "video_length": drawing.num_frames,
             "frame_rate": source.latents.frame_rate,
+            **{name: files[0] if len(files) == 1 else files for name, files in drawing.files.items()},
             "output_type": "np",
             # The bundle draws at the size that is asked for, from the text as it is.
             "use_resolution_binning": False,
             "clean_caption": False,
         }
         given = {name: value for name, value in wanted.items() if name in self._accepted and value is not None}
-        with torch.no_grad(), _own_null_class(pipeline, source, drawing):
+        with torch.no_grad(), _own_null_class(pipeline, source, drawing), _without_ftfy(self._kind):
             output = pipeline(**given)
         images: Floats = np.asarray(output.images if hasattr(output, "images") else output.frames, np.float32)
         return images
@@ -117,12 +147,55 @@ class OwnPipeline:
         # What the folder was saved without has to be named; what looks at finished pictures is no part of drawing them.
         absent = [name for name, entry in index.items() if isinstance(entry, list) and entry[0] is None]
         left_out = dict.fromkeys([*absent, *(["safety_checker"] if "safety_checker" in index else [])])
+        # What diffusers loads with the package accelerate only, for parts that it would keep in float32: all are here.
+        loaded = {
+            name: load_diffusers(getattr(diffusers, entry[1]), self.folder / name)
+            for name, entry in index.items()
+            if isinstance(entry, list)
+            and entry[0] == "diffusers"
+            and getattr(getattr(diffusers, entry[1]), "_keep_in_fp32_modules", None)
+        }
         with _silent():
             pipeline = self._kind.from_pretrained(
-                self.folder, dtype=torch.float32, low_cpu_mem_usage=False, local_files_only=True, **left_out
+                self.folder, dtype=torch.float32, low_cpu_mem_usage=False, local_files_only=True, **left_out, **loaded
             )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def _component(source: Source, name: str) -> Component | None:
+    return next((graph.component for graph in source.graphs if graph.name == name), None)
+
+
+def _decodes_alike(source: Source, drawing: Drawing) -> bool:
+    """Return whether there is a decoder, and all that a pipeline gives it follows from the seed.
+
+    What the layers of some draw comes from torch's global generator (LTX-Video 0.9.1). Noise that is mixed into the
+    latents has no part in the result unless it is asked for, but several generators cannot draw it.
+    """
+    decoder = _component(source, "vae_decoder")
+    if decoder is None:
+        return False
+    names = {spec.name for spec in decoder.inputs}
+    drawn = {name for name in names if name.startswith("noise")}
+    return not drawn or (drawn == {"noise"} and "decode_noise_scale" in names and isinstance(drawing.seed, int))
+
+
+@contextlib.contextmanager
+def _without_ftfy(kind: type[Any]) -> Iterator[None]:
+    """Let a class that mends prompts with ftfy, installed or not, leave them as they are where it is not.
+
+    So do its sisters of the same family (``WanPipeline``).
+    """
+    module: Any = sys.modules[kind.__module__]
+    if hasattr(module, "ftfy") or not hasattr(module, "is_ftfy_available"):
+        yield
+        return
+    module.ftfy = SimpleNamespace(fix_text=lambda text: text)
+    try:
+        yield
+    finally:
+        del module.ftfy
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import platform
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,6 +16,7 @@ import diffusers
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from dit_deploy.bundle import Bundle, Component, shape_of
 from dit_deploy.errors import InputError
@@ -26,14 +27,15 @@ from dit_deploy.runtimes.arguments import latents_shape
 from dit_deploy.runtimes.autoencoder import Compression, decode, decoder_inputs, pieces_of
 from dit_deploy.runtimes.conditions import Conditions, Texts, read_conditions, read_texts
 from dit_deploy.runtimes.frames import latent_frames, pixel_frames
-from dit_deploy.runtimes.image_conditions import ImageConditioner
+from dit_deploy.runtimes.image_conditions import ImageConditioner, read_pictures
+from dit_deploy.runtimes.images import ImageInput, open_images
 from dit_deploy.runtimes.prompts import PromptReader
 from dit_deploy.runtimes.runner import BindingPool
 from dit_deploy.runtimes.torch._described import described
 from dit_deploy.runtimes.torch._loop import diffusers_scheduler, run_loop
 from dit_deploy.runtimes.torch._pipeline import OwnPipeline
 from dit_deploy.runtimes.torch._recorder import Evaluation, Progress, Recorder
-from dit_deploy.runtimes.torch._request import Drawing, arranged, draw_noise, generators
+from dit_deploy.runtimes.torch._request import Drawing, TorchNoise, arranged, draw_noise
 from dit_deploy.sampling import NoiseSource, resolve_scheduler
 
 __all__ = ["Sampled", "TorchReference", "TorchRunner"]
@@ -56,12 +58,14 @@ class Sampled:
         images: float32 [batch, height, width, 3] in 0 … 1, of a video [batch, frames, height, width, 3]; ``None`` where
             the source has no VAE.
         implementation: what ran, in words.
+        conditions: what the networks of the source make of given pictures, by name, [batch, …].
     """
 
     evaluations: list[Evaluation]
     latents: Floats
     images: Floats | None
     implementation: str
+    conditions: Mapping[str, Array] = field(default_factory=dict)
 
 
 class TorchReference:
@@ -153,7 +157,8 @@ class TorchReference:
         scheduler: str | Mapping[str, Any] | None = None,
         eta: float = 0.0,
         noise: Floats | None = None,
-        image: Floats | None = None,
+        image: ImageInput | None = None,
+        last_image: ImageInput | None = None,
         strength: float = 0.8,
         own_loop: bool = False,
         progress: Progress | None = None,
@@ -161,13 +166,15 @@ class TorchReference:
         """Draw one picture a label or prompt, as :meth:`dit_deploy.Pipeline.__call__` does and with its arguments.
 
         Args:
-            image: float32 [batch or 1, height, width, channels] in 0 … 1.
+            image, last_image: pictures that a video shall contain; or to start from an ``image``, float32 [batch or 1,
+                height, width, channels] in 0 … 1.
             own_loop: run the loop written here even where diffusers' pipeline could serve.
 
         Raises:
             InputError: the source has no encoder for ``image`` or ``prompt``, or diffusers has no such scheduler.
         """
         source, manifest = self.source, self._described.manifest
+        conditioner = None if manifest.image_conditions is None else ImageConditioner(manifest, self._pool)
         texts = read_texts(manifest, prompt, negative_prompt, 1, ((prompt_2, None), (prompt_3, None)))
         subjects: dict[str, list[Any]] = {}
         if texts is not None:
@@ -181,6 +188,7 @@ class TorchReference:
         frames = latent_frames(manifest, num_frames)
         shape = latents_shape(source.latents, batch, height, width, frames)
         compression = source.latents.spatial_compression
+        rows, columns = (side * compression for side in shape[-2:])
         drawing = Drawing(
             subjects=subjects,
             num_inference_steps=(
@@ -192,34 +200,46 @@ class TorchReference:
             guidance_rescale=guidance_rescale,
             seed=seed,
             shape=shape,
-            height=shape[-2] * compression,
-            width=shape[-1] * compression,
+            height=rows,
+            width=columns,
             num_frames=None if frames is None else pixel_frames(manifest, frames),
             eta=eta,
             noise=noise,
-            image=image,
+            image=_to_start_from(image) if conditioner is None else None,
             strength=strength,
+            pictures=read_pictures(
+                manifest,
+                image,
+                last_image,
+                batch=batch,
+                height=rows,
+                width=columns,
+                multiple=source.latents.patch_size * compression,
+            ),
+            files={} if conditioner is None else _files(image=image, last_image=last_image),
         )
+        noise_source = TorchNoise(seed)
+        made = {} if conditioner is None else self._conditions_of_pictures(conditioner, drawing, noise_source)
         config = resolve_scheduler(source.scheduler_config, scheduler)
         images, implementation = None, _LOOP
         if not own_loop and self.pipeline is not None:
-            solver = diffusers_scheduler(config)
-            if self.pipeline.serves(source, drawing, solver):
+            solver, own = diffusers_scheduler(config), self.pipeline.for_drawing(drawing)
+            if own.serves(source, drawing, solver):
                 recorder = self._recorder(solver, drawing, progress)
-                images = self.pipeline.draw(source, drawing, solver)
-                if self._in_layout(recorder.evaluations, drawing, solver):
-                    latents = recorder.evaluations[-1].next_sample
-                    return Sampled(recorder.evaluations, latents, images, f"diffusers {self.pipeline.name}")
-                implementation = f"{_LOOP}; its {self.pipeline.name} drew the pictures"
+                images = own.draw(source, drawing, solver)
+                if self._in_layout(recorder.evaluations, drawing, solver, noise_source.copy()):
+                    latents = _kept(conditioner, recorder.evaluations, made)
+                    return Sampled(recorder.evaluations, latents, images, f"diffusers {own.name}", made)
+                implementation = f"{_LOOP}; its {own.name} drew the pictures"
         solver = diffusers_scheduler(config)
         recorder = self._recorder(solver, drawing, progress)
-        conditions, scale = self._conditions(drawing, texts)
+        conditions, scale = self._conditions(drawing, texts, made)
         with torch.no_grad():
-            run_loop(source, drawing, conditions, scale, solver, self.run)
-        latents = recorder.evaluations[-1].next_sample
+            run_loop(source, drawing, conditions, scale, solver, self.run, noise_source.generator)
+        latents = _kept(conditioner, recorder.evaluations, made)
         if images is None and any(graph.name == "vae_decoder" for graph in source.graphs):
-            images = self._decode(latents, seed)
-        return Sampled(recorder.evaluations, latents, images, implementation)
+            images = self._decode(latents, noise_source)
+        return Sampled(recorder.evaluations, latents, images, implementation, made)
 
     def _recorder(self, solver: Any, drawing: Drawing, progress: Progress | None) -> Recorder:
         latents = self.source.latents
@@ -227,26 +247,38 @@ class TorchReference:
             solver, drawing.batch, latents.channels, progress, functools.partial(_arranged, latents, drawing.shape)
         )
 
-    def _in_layout(self, evaluations: Sequence[Evaluation], drawing: Drawing, solver: Any) -> bool:
-        """Return whether a pipeline's steps are on latents in the bundle's layout: its first are the seed's noise."""
+    def _in_layout(self, evaluations: Sequence[Evaluation], drawing: Drawing, solver: Any, generator: Any) -> bool:
+        """Return whether a pipeline's steps are on latents in the bundle's layout: its first are the seed's noise.
+
+        ``generator`` is where the draws for given pictures have left it.
+        """
         found = evaluations[0].sample
         if found.shape != drawing.shape:
             return False
-        noise = draw_noise(self.source.latents, drawing.shape, generators(drawing.seed))
+        noise = draw_noise(self.source.latents, drawing.shape, generator)
         expected = arranged(self.source.latents, noise).numpy() * float(getattr(solver, "init_noise_sigma", 1.0))
         return bool(np.abs(found - expected).max() <= _SAME_NOISE * np.abs(expected).max())
 
-    def _decode(self, latents: Floats, seed: int | Sequence[int]) -> Floats:
+    def _decode(self, latents: Floats, source: NoiseSource) -> Floats:
         """Return the pictures of latents, [batch, [frames,] height, width, channels] in 0 … 1."""
         manifest, decoder = self._described.manifest, self._pool("vae_decoder")
-        inputs = decoder_inputs(decoder.runner.component, latents.shape, NoiseSource(seed))
+        inputs = decoder_inputs(decoder.runner.component, latents.shape, source)
         pieces = pieces_of(None, manifest)  # such as the family always has
         return decode(decoder, latents, Compression.of(manifest), pieces, None, inputs)[0]
 
-    def _conditions(self, drawing: Drawing, texts: Texts | None) -> tuple[Conditions, float]:
-        """Return the denoiser's conditions by the reference's own encoders, and the scale of true guidance."""
+    def _conditions_of_pictures(
+        self, conditioner: ImageConditioner, drawing: Drawing, source: NoiseSource
+    ) -> dict[str, Array]:
+        """Return the denoiser's conditions by the networks that read pictures; zeros where none is given."""
+        frames = pixel_frames(self._described.manifest, drawing.shape[2])
+        return conditioner(drawing.pictures, drawing.batch, frames, drawing.height, drawing.width, source)
+
+    def _conditions(self, drawing: Drawing, texts: Texts | None, made: Mapping[str, Array]) -> tuple[Conditions, float]:
+        """Return the denoiser's conditions by the reference's own encoders, and the scale of true guidance.
+
+        ``made`` are those of pictures.
+        """
         guidance, manifest = self.source.guidance, self._described.manifest
-        conditioner = None if manifest.image_conditions is None else ImageConditioner(manifest, self._pool)
         scale = drawing.guidance_scale + guidance.scale_offset if guidance.kind == "classifier_free" else 1.0
         if texts is not None and texts.negatives is None:
             scale = 1.0  # such a family guides towards a negative prompt only
@@ -260,12 +292,9 @@ class TorchReference:
                 scale=drawing.guidance_scale,
                 guided=scale > 1.0,
                 frame_rate=self.source.latents.frame_rate,
-                later=() if conditioner is None else conditioner.names,
+                later=made,
             )
-        if conditioner is not None:
-            size = (pixel_frames(manifest, drawing.shape[2]), drawing.height, drawing.width)
-            conditions = conditions.joined(conditioner(None, drawing.batch, *size, NoiseSource(drawing.seed)))
-        return conditions, scale
+        return conditions.joined(made), scale
 
     @cached_property
     def _described(self) -> Bundle:
@@ -306,6 +335,31 @@ class _TorchBinding:
         outputs = self._runner.reference.run(self._runner.name, self.inputs)
         for name, array in self.outputs.items():
             np.copyto(array, outputs[name])
+
+
+def _to_start_from(image: ImageInput | None) -> Floats | None:
+    """Return what image-to-image starts from; :class:`InputError` for what is no array."""
+    if image is None or isinstance(image, np.ndarray):
+        return image
+    raise InputError(f"image: {type(image).__name__} came, expected float32 [batch or 1, height, width, channels]")
+
+
+def _files(**pictures: ImageInput | None) -> dict[str, list[Image.Image]]:
+    """Return pictures that are files or PIL images by the argument's name; nothing where one is an array."""
+    given = {name: one for name, one in pictures.items() if one is not None}
+    if any(isinstance(one, np.ndarray) for one in given.values()):
+        return {}
+    return {name: open_images(one, 3, name) for name, one in given.items() if not isinstance(one, np.ndarray)}
+
+
+def _kept(conditioner: ImageConditioner | None, evaluations: Sequence[Evaluation], made: Mapping[str, Array]) -> Floats:
+    """Return the latents after the last step, with what is known of them from pictures in its place."""
+    latents = evaluations[-1].next_sample
+    if conditioner is None:
+        return latents
+    latents = latents.copy()
+    conditioner.keep(latents, made)
+    return latents
 
 
 def _arranged(latents: Any, shape: tuple[int, ...], tensor: torch.Tensor) -> torch.Tensor:

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from dit_deploy.bundle import Latents
+from dit_deploy.runtimes.image_conditions import Pictures
+from dit_deploy.sampling import NoiseSource
 
-__all__ = ["Drawing", "arranged", "draw_noise", "generators"]
+__all__ = ["Drawing", "TorchNoise", "arranged", "draw_noise", "generators"]
 
 Floats = NDArray[np.float32]
 
@@ -30,6 +33,9 @@ class Drawing:
         height, width: pixels.
         num_frames: of a video; ``None`` for pictures.
         image: float32 [batch or 1, height, width, channels] in 0 … 1, to start from.
+        pictures: what a video shall contain, as the bundle's conditions are made of it; ``None``: nothing.
+        files: the same as it came, for a pipeline that reads it itself, ``image`` and perhaps ``last_image``; nothing
+            where they were arrays.
     """
 
     subjects: dict[str, list[Any]]
@@ -47,11 +53,38 @@ class Drawing:
     noise: Floats | None
     image: Floats | None
     strength: float
+    pictures: Pictures | None
+    files: dict[str, list[Image.Image]]
 
     @property
     def batch(self) -> int:
         """How many samples there are."""
         return self.shape[0]
+
+
+class TorchNoise(NoiseSource):
+    """The same draws from torch's own generators; ``generator`` goes on where they end."""
+
+    def __init__(self, seed: int | Sequence[int]) -> None:
+        super().__init__(seed)
+        self.generator = generators(seed)
+
+    def copy(self) -> Any:
+        """Return generators that go on from here, and leave these where they are."""
+        if isinstance(self.generator, list):
+            return [one.clone_state() for one in self.generator]
+        return self.generator.clone_state()
+
+    def draw(self, shape: Sequence[int]) -> Floats:
+        """Return the next draw of ``shape``, float32."""
+        drawn: Floats = randn_tensor(tuple(shape), generator=self.generator, dtype=torch.float32).numpy()
+        return drawn
+
+    def draw_for_all(self, shape: Sequence[int]) -> Floats:
+        """Return the next draw of ``shape`` that all samples have in common: the first generator's."""
+        first = self.generator[0] if isinstance(self.generator, list) else self.generator
+        drawn: Floats = torch.randn(tuple(shape), generator=first, dtype=torch.float32).numpy()
+        return drawn
 
 
 def generators(seed: int | Sequence[int]) -> Any:

@@ -3,22 +3,57 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
-from dit_deploy.bundle import Bundle, BundleWriter
+from dit_deploy.bundle import Bundle, BundleWriter, Component
 from dit_deploy.exporters.source import Source
+from dit_deploy.runtimes.torch import TorchReference, TorchRunner
 
-__all__ = ["latents_only", "perturb", "rebuild"]
+__all__ = ["Changed", "latents_only", "perturb", "rebuild"]
 
 
-def rebuild(bundle: Bundle, out: Path, change: Callable[[Path], None], components: tuple[str, ...] = ()) -> Bundle:
-    """Write a copy of ``bundle`` whose files ``change`` has altered: whole, with hashes that fit."""
-    manifest = bundle.manifest
+class Changed:
+    """A runner of a component of the reference; ``change`` (outputs, inputs) alters what it gives."""
+
+    def __init__(
+        self,
+        reference: TorchReference,
+        name: str,
+        component: Component,
+        change: Callable[[Mapping[str, Any], Mapping[str, Any]], None],
+    ) -> None:
+        self.inner, self.change, self.component = TorchRunner(reference, name, component), change, component
+
+    def bind(self, sizes: Mapping[str, int]) -> Any:
+        binding, change = self.inner.bind(sizes), self.change
+        run = binding.run
+
+        def changed() -> None:
+            run()
+            change(binding.outputs, binding.inputs)
+
+        setattr(binding, "run", changed)  # noqa: B010 (a method, which mypy guards)
+        return binding
+
+
+def rebuild(
+    bundle: Bundle,
+    out: Path,
+    change: Callable[[Path], None],
+    components: tuple[str, ...] = (),
+    **fields: object,
+) -> Bundle:
+    """Write a copy of ``bundle`` whose files ``change`` has altered: whole, with hashes that fit.
+
+    ``fields`` are of the manifest, instead of the bundle's own.
+    """
+    manifest = bundle.manifest.model_copy(update=fields)
     kept = {name: manifest.components[name] for name in components or manifest.components}
     folders = {component.path.split("/")[0] for component in kept.values()} | {"scheduler"}
     with BundleWriter(out) as writer:
@@ -36,6 +71,9 @@ def rebuild(bundle: Bundle, out: Path, change: Callable[[Path], None], component
             guidance=manifest.guidance,
             scheduler=manifest.scheduler,
             prompts=manifest.prompts,
+            image_conditions=manifest.image_conditions,
+            experts=manifest.experts,
+            tiling=manifest.tiling,
             labels=manifest.labels,
         )
 
@@ -47,10 +85,15 @@ def latents_only(source: Source) -> Source:
 
 
 def perturb(graph: Path, initializer: str, factor: float) -> None:
-    """Multiply one tensor of a graph's external data."""
+    """Multiply one tensor of a graph: of its external data, or a small one that lies in the graph itself."""
     model = onnx.load(graph, load_external_data=False)
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == initializer)
     where = {entry.key: entry.value for entry in tensor.external_data}
+    if not where:
+        values = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, initializer))
+        onnx.save(model, graph)
+        return
     data = np.memmap(graph.parent / where["location"], np.uint8, "r+")
     begin = int(where.get("offset", "0"))
     values = data[begin : begin + int(where["length"])].view(np.float32)

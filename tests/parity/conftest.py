@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from dit_deploy.bundle import Bundle
+from dit_deploy.exporters import export
 from dit_deploy.parity import ParityReport, parity
 from dit_deploy.runtimes.torch import TorchReference
+from tests import video_models
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -35,3 +37,14 @@ def reference(tiny_source: Path) -> TorchReference:
 @pytest.fixture(scope="session")
 def report(bundle: Bundle, reference: TorchReference) -> ParityReport:
     return parity(bundle, reference, num_inference_steps=10, class_labels=[3, 16], threads=1)
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tests' own model of videos: two experts, pictures as conditions, 9 frames of 24 × 20 pixels."""
+    return export(video_models.source(experts=True, pictures=True), tmp_path_factory.mktemp("video") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def torch_video() -> TorchReference:
+    return TorchReference(video_models.source(experts=True, pictures=True))

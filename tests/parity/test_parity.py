@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from dit_deploy.bundle import Axis, Bundle, Component, Profile, SizeRange
+from dit_deploy.bundle import Axis, Bundle, Profile, SizeRange
 from dit_deploy.errors import BackendError, InputError
 from dit_deploy.parity import LIMITS, ParityReport, parity
 from dit_deploy.parity.components import example_inputs, sizes_to_try
-from dit_deploy.runtimes.torch import TorchReference, TorchRunner
-from tests.parity.altered import latents_only, perturb, rebuild
+from dit_deploy.runtimes.torch import TorchReference
+from tests.parity.altered import Changed, latents_only, perturb, rebuild
 from tests.runtimes.engines import add_engine
 
 STEPS = 4
@@ -91,30 +90,13 @@ def test_another_scheduler_fails_in_the_trajectory(bundle: Bundle, reference: To
     assert "the error accumulated" in str(report.first_excess), "the denoiser itself is right"
 
 
-class Changed:
-    """A runner of the reference's denoiser whose prediction is changed afterwards."""
-
-    def __init__(self, reference: TorchReference, component: Component, change: Any) -> None:
-        self.inner, self.change, self.component = TorchRunner(reference, "denoiser", component), change, component
-
-    def bind(self, sizes: Mapping[str, int]) -> Any:
-        binding, change = self.inner.bind(sizes), self.change
-        run = binding.run
-
-        def changed() -> None:
-            run()
-            change(binding.outputs["prediction"], float(binding.inputs["timestep"][0]))
-
-        setattr(binding, "run", changed)  # noqa: B010 (a method, which mypy guards)
-        return binding
-
-
 def test_values_that_are_not_finite_are_a_result(bundle: Bundle, reference: TorchReference) -> None:
-    def change(prediction: NDArray[Any], timestep: float) -> None:
-        if 0 < timestep < 400:
-            prediction[...] = np.nan
+    def change(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+        if 0 < inputs["timestep"][0] < 400:
+            outputs["prediction"][...] = np.nan
 
-    report = check(bundle, reference, runners={"denoiser": Changed(reference, bundle.component("denoiser"), change)})
+    runner = Changed(reference, "denoiser", bundle.component("denoiser"), change)
+    report = check(bundle, reference, runners={"denoiser": runner})
     run = report.runs[0]
     assert "hold NaN" in run.failure
     assert run.images is None
@@ -125,11 +107,11 @@ def test_values_that_are_not_finite_are_a_result(bundle: Bundle, reference: Torc
 
 
 def test_one_bad_step_is_told_from_drift(bundle: Bundle, reference: TorchReference) -> None:
-    def at_once(prediction: NDArray[Any], timestep: float) -> None:
-        if timestep == 500:
-            prediction *= 1.5
+    def at_once(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+        if inputs["timestep"][0] == 500:
+            outputs["prediction"][...] *= 1.5
 
-    runner = Changed(reference, bundle.component("denoiser"), at_once)
+    runner = Changed(reference, "denoiser", bundle.component("denoiser"), at_once)
     report = replace(check(bundle, reference, runners={"denoiser": runner}), components=())
     assert "step 2 of 4: latents off by" in str(report.first_excess)
     assert "step 2 alone adds" in str(report.first_excess)
