@@ -79,6 +79,7 @@ def examine() -> dict[str, Any]:
         _generate_cpu(providers, provider_error),
         _fused_int8(found["machine"]["cpu"]["features"], provider_error),
         _generate_cuda(providers, gpus, gpu_note),
+        _video_files(),
         _build_rtx(),
         _run_rtx(gpus, gpu_note),
         _tensorrt(gpus, gpu_note),
@@ -196,6 +197,15 @@ def _generate_cuda(providers: dict[str, str], gpus: list[Gpu], gpu_note: str) ->
     if reason := providers["CUDAExecutionProvider"]:
         return role(False, f"CUDA does not start: {reason}", "pip install 'onnxruntime-gpu[cuda,cudnn]'")
     return role(True, f"with engines built for it, on {gpus[0].name}; the plain graphs run on the CPU")
+
+
+def _video_files() -> Role:
+    others = "videos are written as .gif, .webp and pictures without it"
+    if missing := _missing("video"):
+        return Role(
+            "video files", False, f"not installed: {', '.join(missing)}; {others}", extras.install_command("video")
+        )
+    return Role("video files", True, f"by PyAV; {others}")
 
 
 def _build_rtx() -> Role:

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 __all__ = ["EXTRAS", "Package", "extra_of_module", "install_command", "packages"]
 
 #: Extras that users install, in the order in which a model passes through them.
-EXTRAS = ("cpu", "gpu", "export", "tensorrt", "tensorrt-rtx")
+EXTRAS = ("cpu", "gpu", "export", "video", "tensorrt", "tensorrt-rtx")
 
 #: Distribution → the module that it is imported by, where that is not its name with ``_`` for ``-``.
 _MODULES = {"onnxruntime-gpu": "onnxruntime", "pillow": "PIL"}

@@ -17,7 +17,7 @@ from dit_deploy.errors import InputError
 from dit_deploy.runtimes.arguments import shown
 from dit_deploy.runtimes.images import read_images
 
-__all__ = ["VideoInput", "read_video", "write_video"]
+__all__ = ["VideoInput", "check_video_library", "read_video", "write_video"]
 
 Floats = NDArray[np.float32]
 VideoInput = str | Path | NDArray[Any] | Sequence["str | Path | Image.Image"]
@@ -65,7 +65,7 @@ def write_video(frames: Sequence[Image.Image] | NDArray[Any], path: str | Path, 
     if not pictures:
         raise InputError("frames: none came, at least one picture expected")
     try:
-        if path.suffix.lower() in (".gif", ".webp"):
+        if _by_pillow(path):
             more: dict[str, Any] = {"lossless": True} if path.suffix.lower() == ".webp" else {}
             pictures[0].save(
                 path, append_images=pictures[1:], save_all=True, duration=1000 / frame_rate, loop=0, **more
@@ -76,6 +76,16 @@ def write_video(frames: Sequence[Image.Image] | NDArray[Any], path: str | Path, 
         with contextlib.suppress(OSError):
             path.unlink()
         raise InputError(f"{path}: the video cannot be written: {shown(str(error), 200)}") from error
+
+
+def check_video_library(path: Path) -> None:
+    """Raise :class:`InputError` where writing ``path`` needs PyAV, which is not installed."""
+    if not _by_pillow(path):
+        _library()
+
+
+def _by_pillow(path: Path) -> bool:
+    return path.suffix.lower() in (".gif", ".webp")
 
 
 def _picture(frame: NDArray[Any]) -> Image.Image:

@@ -25,8 +25,10 @@ def plan_videos(out: Path, videos: int, frames: int, *, grid: bool, overwrite: b
     One video goes into a file, or picture by picture (0000.png, …) into a folder; several go into a folder as 0000.mp4,
     …; with ``grid`` all pictures go on one contact sheet, a row for each video.
 
-    Raises :class:`InputError` as :func:`plan_files` does.
+    Raises :class:`InputError` as :func:`plan_files` does, and where what writes such a file is not installed.
     """
+    from dit_deploy.runtimes.video import check_video_library
+
     suffix = out.suffix.lower()
     if grid:
         return plan_files(out, 1, grid=True, overwrite=overwrite)
@@ -36,11 +38,13 @@ def plan_videos(out: Path, videos: int, frames: int, *, grid: bool, overwrite: b
             raise InputError(f"{out}: {suffix} holds no video; give {known}, a folder, or --grid with a picture's name")
         if videos > 1:
             raise InputError(f"{out}: {videos} videos do not fit into one file; give a folder, or add --grid")
+        check_video_library(out)
         check_place([out], out, overwrite=overwrite)
         return [out]
     if videos == 1:
         return plan_files(out, frames, grid=False, overwrite=overwrite)
     files = [out / f"{index:04d}.mp4" for index in range(videos)]
+    check_video_library(files[0])
     check_place(files, out, overwrite=overwrite)
     return files
 

@@ -72,8 +72,10 @@ def test_both_wheels_of_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_packages_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend_packages(monkeypatch, torch=None, tensorrt_rtx=None)
+    pretend_packages(monkeypatch, torch=None, tensorrt_rtx=None, av=None)
     found = doctor.examine()
+    assert role(found, "video files")["able"] is False
+    assert role(found, "video files")["mend"] == "pip install 'dit-deploy[video]'"
     assert role(found, "export")["able"] is False
     assert role(found, "export")["mend"] == "pip install 'dit-deploy[export]'"
     assert role(found, "build TensorRT-RTX engines")["mend"] == "pip install 'dit-deploy[tensorrt-rtx]'"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dit_deploy.cli._videos import plan_videos
+from dit_deploy.errors import InputError
 from dit_deploy.exporters import export
 from dit_deploy.runtimes.video import read_video
 from tests import video_models
@@ -50,6 +53,14 @@ def test_its_pictures_and_moving_pictures(cli: Command, bundle: Path, tmp_path: 
     result = cli(*words, tmp_path / "videos", *labels)
     assert "2 videos of 5 frames" in result.out
     assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == ["0000.mp4", "0001.mp4"]
+
+
+def test_pyav_is_missed_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    for out, videos in ((tmp_path / "a.mp4", 1), (tmp_path / "videos", 2)):
+        with pytest.raises(InputError, match=r"video files need PyAV, .*dit-deploy\[video\]"):
+            plan_videos(out, videos, 5, grid=False, overwrite=False)
+    assert plan_videos(tmp_path / "a.webp", 1, 5, grid=False, overwrite=False) == [tmp_path / "a.webp"]
 
 
 def test_every_option(cli: Command, bundle: Path, tmp_path: Path) -> None:
