@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -27,14 +26,13 @@ from diffusers import (
 from torch import nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from dit_deploy import Pipeline
 from dit_deploy.bundle import Component
-from dit_deploy.exporters import export
 from dit_deploy.exporters.tracing import Feeds
+from tests.families.parts import t5_sizes
 from tests.families.tokenizers import t5_tokenizer
 from tests.models import fill_zeros
 
-__all__ = ["KINDS", "LATENT_CHANNELS", "Case", "make_cogvideox", "make_transformer", "make_vae", "tracing_once"]
+__all__ = ["KINDS", "LATENT_CHANNELS", "make_cogvideox", "make_transformer", "make_vae", "tracing_once"]
 
 #: What sets the released models apart, as in their configs; the last two are made from a picture.
 KINDS: dict[str, dict[str, Any]] = {
@@ -104,17 +102,6 @@ def make_cogvideox(folder: Path, kind: str, seed: int = 0) -> Path:
     image = kind.endswith("image")
     pieces = t5_tokenizer(folder / "made_tokenizer")
     torch.manual_seed(seed)
-    t5 = T5Config(
-        vocab_size=pieces + 3,
-        d_model=28,
-        d_kv=12,
-        d_ff=44,
-        num_layers=2,
-        num_heads=3,
-        feed_forward_proj="gated-gelu",
-        relative_attention_num_buckets=8,
-        relative_attention_max_distance=20,
-    )
     scheduler = (CogVideoXDDIMScheduler if kind == "2B" else CogVideoXDPMScheduler)(
         clip_sample=False,
         prediction_type="v_prediction",
@@ -125,7 +112,7 @@ def make_cogvideox(folder: Path, kind: str, seed: int = 0) -> Path:
     pipeline = (CogVideoXImageToVideoPipeline if image else CogVideoXPipeline)(
         scheduler=scheduler,
         vae=make_vae(seed, image=image, small=True),
-        text_encoder=fill_zeros(T5EncoderModel(t5)).eval(),
+        text_encoder=fill_zeros(T5EncoderModel(T5Config(**t5_sizes(pieces)))).eval(),
         tokenizer=T5Tokenizer.from_pretrained(folder / "made_tokenizer"),
         transformer=make_transformer(kind, seed),
     )
@@ -158,44 +145,3 @@ def tracing_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "trace", trace_or_copy)
         yield
-
-
-class Case:
-    """A pipeline of diffusers, and ours from its bundle."""
-
-    def __init__(self, base: Path, kind: str) -> None:
-        self.folder = make_cogvideox(base, kind)
-        self.bundle = export(self.folder, base / f"{self.folder.name}_bundle")
-        self.ours = Pipeline(self.bundle, "onnx", threads=1)
-        classes = CogVideoXImageToVideoPipeline if kind.endswith("image") else CogVideoXPipeline
-        self.theirs = classes.from_pretrained(self.folder, low_cpu_mem_usage=False)
-        self.theirs.set_progress_bar_config(disable=True)
-
-    def compare(
-        self, size: tuple[int, int, int], seed: int | list[int] = 7, theirs: Any = None, **arguments: Any
-    ) -> None:
-        """Draw a video of (frames, height, width) with both: latents within 1e-3, relative, frames within 1/255.
-
-        Args:
-            theirs: another pipeline of diffusers than this case's, which takes its frames from a video.
-            arguments: what both take, and ``vae_tile`` and ``scheduler``, which only ours does.
-        """
-        frames, height, width = size
-        given = {"num_inference_steps": 4, "height": height, "width": width, **arguments}
-        number = {} if "video" in given else {"num_frames": frames}
-        ours = self.ours(**given, **number, seed=seed, output_type="numpy")
-        shared = {name: value for name, value in given.items() if name not in ("vae_tile", "scheduler")}
-        if isinstance(shared.get("prompt"), list) and isinstance(shared.get("negative_prompt"), str):
-            shared["negative_prompt"] = [shared["negative_prompt"]] * len(shared["prompt"])
-        made = []
-        for kind in ("latent", "np"):
-            seeds = [torch.Generator("cpu").manual_seed(one) for one in (seed if isinstance(seed, list) else [seed])]
-            generator = seeds if isinstance(seed, list) else seeds[0]
-            output = (theirs or self.theirs)(**shared, **number, generator=generator, output_type=kind)
-            made.append(np.asarray(output.frames))
-        latents, video = made[0].swapaxes(1, 2), made[1]
-        found = np.asarray(ours.frames)
-        assert ours.latents.shape == latents.shape and found.shape == video.shape == (len(video), *size, 3)
-        assert latents.std() > 0.1 and video.std() > 0.03
-        assert np.abs(ours.latents - latents).max() <= 1e-3 * np.abs(latents).max()
-        assert np.abs(found - video).max() <= 1 / 255

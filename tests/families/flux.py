@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from transformers import CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
+from tests.families.parts import autoencoder_kl, clip_config, t5_sizes
 from tests.families.tokenizers import clip_tokenizer, t5_tokenizer
 from tests.models import fill_zeros
 
@@ -46,34 +47,10 @@ def make_flux(folder: Path, *, kind: str = "dev", seed: int = 0) -> Path:
     """Save a random ``FluxPipeline`` in ``folder`` and return it; ``kind`` is ``dev`` or ``schnell``."""
     words, pieces = clip_tokenizer(folder / "made_tokenizer"), t5_tokenizer(folder / "made_tokenizer_2")
     torch.manual_seed(seed)
-    clip = CLIPTextConfig(
-        vocab_size=words,
-        hidden_size=36,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        projection_dim=16,
-        hidden_act="quick_gelu",
-        bos_token_id=words - 2,
-        eos_token_id=2,  # as in the released config: the pooled state is that of the largest id
-        pad_token_id=1,
-    )
-    t5 = T5Config(
-        vocab_size=pieces + 3,  # released models round their vocabulary up
-        d_model=28,
-        d_kv=12,
-        d_ff=44,
-        num_layers=2,
-        num_heads=3,
-        feed_forward_proj="gated-gelu",
-        relative_attention_num_buckets=8,
-        relative_attention_max_distance=20,
-    )
-    vae = AutoencoderKL(
-        latent_channels=5,
-        block_out_channels=(16, 24),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+    clip, t5 = clip_config(words, 36, heads=3), T5Config(**t5_sizes(pieces))
+    vae = autoencoder_kl(
+        5,
+        (16, 24),
         layers_per_block=1,
         norm_num_groups=8,
         scaling_factor=0.36,

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
+from diffusers import DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
 from transformers import BertConfig, BertModel, BertTokenizer, T5EncoderModel, T5Tokenizer
 from transformers.models.mt5 import MT5Config
 
+from tests.families.parts import autoencoder_kl
 from tests.families.tokenizers import bert_tokenizer, t5_tokenizer
 from tests.models import fill_zeros
 
@@ -83,11 +84,9 @@ def _save(folder: Path, model: HunyuanDiT2DModel, scheduler: Any) -> Path:
         relative_attention_max_distance=20,
         is_encoder_decoder=False,
     )
-    vae = AutoencoderKL(
-        latent_channels=CHANNELS,
-        block_out_channels=(8, 8, 12, 12),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
+    vae = autoencoder_kl(
+        CHANNELS,
+        (8, 8, 12, 12),
         layers_per_block=1,
         norm_num_groups=4,
         mid_block_add_attention=False,

@@ -20,7 +20,6 @@ from diffusers import (
 )
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
     LlamaConfig,
@@ -28,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests.families.parts import clip_config
 from tests.families.tokenizers import clip_tokenizer, llama_tokenizer
 from tests.models import fill_zeros
 
@@ -98,18 +98,7 @@ def make_hunyuan_video(folder: Path, *, from_picture: bool = False, seed: int = 
         num_key_value_heads=1,
         rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
     )
-    clip = CLIPTextConfig(
-        vocab_size=words,
-        hidden_size=POOLED,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        projection_dim=16,
-        hidden_act="quick_gelu",
-        bos_token_id=words - 2,
-        eos_token_id=2,  # as in the released config: the pooled state is that of the largest id
-        pad_token_id=1,
-    )
+    clip = clip_config(words, POOLED, heads=2)
     if from_picture:
         options["in_channels"] = 2 * CHANNELS
     pipeline = (HunyuanSkyreelsImageToVideoPipeline if from_picture else HunyuanVideoPipeline)(

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, LattePipeline, LatteTransformer3DModel
-from transformers import T5Config, T5EncoderModel, T5Tokenizer
+from diffusers import DDIMScheduler, LattePipeline, LatteTransformer3DModel
+from transformers import T5EncoderModel, T5Tokenizer
 
+from tests.families.parts import autoencoder_kl, t5_config
 from tests.families.tokenizers import t5_tokenizer
 from tests.models import fill_zeros
 
@@ -54,23 +55,10 @@ def make_latte(folder: Path, **options: Any) -> Path:
     pieces = t5_tokenizer(folder / "tokenizer")
     model = make_transformer(**options)
     torch.manual_seed(1)
-    text = T5Config(
-        vocab_size=pieces,
-        d_model=_TEXT_WIDTH,
-        d_kv=16,
-        d_ff=36,
-        num_layers=2,
-        num_heads=3,
-        relative_attention_num_buckets=12,
-        relative_attention_max_distance=20,
-        feed_forward_proj="gated-gelu",
-        is_encoder_decoder=False,
-    )
-    vae = AutoencoderKL(
-        latent_channels=CHANNELS,
-        block_out_channels=(8, 12, 12),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+    text = t5_config(pieces, _TEXT_WIDTH)
+    vae = autoencoder_kl(
+        CHANNELS,
+        (8, 12, 12),
         norm_num_groups=4,
         mid_block_add_attention=False,  # at 128 latent pixels it would take a gigabyte
         scaling_factor=0.3,

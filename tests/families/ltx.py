@@ -17,8 +17,9 @@ from diffusers import (
     LTXPipeline,
     LTXVideoTransformer3DModel,
 )
-from transformers import T5Config, T5EncoderModel, T5Tokenizer
+from transformers import T5EncoderModel, T5Tokenizer
 
+from tests.families.parts import t5_config
 from tests.families.tokenizers import t5_tokenizer
 from tests.models import fill_zeros
 
@@ -108,18 +109,7 @@ def make_ltx(folder: Path, version: str = "0.9.0", *, vae: dict[str, Any] | None
     """Save an ``LTXPipeline`` of ``version`` and return its folder; ``options`` are the transformer's."""
     pieces = t5_tokenizer(folder / "tokenizer", model_max_length=128)
     torch.manual_seed(1)
-    text = T5Config(
-        vocab_size=pieces,
-        d_model=_TEXT_WIDTH,
-        d_kv=16,
-        d_ff=36,
-        num_layers=2,
-        num_heads=3,
-        relative_attention_num_buckets=12,
-        relative_attention_max_distance=20,
-        feed_forward_proj="gated-gelu",
-        is_encoder_decoder=False,
-    )
+    text = t5_config(pieces, _TEXT_WIDTH)
     scheduler = FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=True,
         base_shift=0.95,

@@ -12,13 +12,11 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     T5Config,
@@ -26,6 +24,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from tests.families.parts import autoencoder_kl, clip_config
 from tests.families.tokenizers import clip_tokenizer, t5_tokenizer
 from tests.models import fill_zeros
 
@@ -83,17 +82,14 @@ def _save(
     words = clip_tokenizer(made / "tokenizer"), clip_tokenizer(made / "tokenizer_2", pad_token="!")
     torch.manual_seed(1)
     first, second = (
-        CLIPTextConfig(
-            vocab_size=size,
-            hidden_size=width,
+        clip_config(
+            size,
+            width,
+            heads,
             intermediate_size=36,
             num_hidden_layers=count,
-            num_attention_heads=heads,
             projection_dim=pooled,
             hidden_act=activation,
-            bos_token_id=size - 2,
-            eos_token_id=2,  # as in the released configs: the pooled state is that of the largest id
-            pad_token_id=1,
         )
         for size, width, heads, count, pooled, activation in zip(
             words, (36, 60), (3, 5), layers, _POOLED, ("quick_gelu", "gelu"), strict=True
@@ -113,11 +109,9 @@ def _save(
         )
         text_encoder_3 = T5EncoderModel(third).eval()
         tokenizer_3 = T5Tokenizer.from_pretrained(made / "tokenizer_3")
-    vae = AutoencoderKL(
-        latent_channels=CHANNELS,
-        block_out_channels=(8, 12),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+    vae = autoencoder_kl(
+        CHANNELS,
+        (8, 12),
         layers_per_block=1,
         norm_num_groups=4,
         mid_block_add_attention=False,

@@ -27,6 +27,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from tests.families.parts import t5_sizes
 from tests.families.tokenizers import t5_tokenizer
 from tests.models import fill_zeros
 
@@ -102,17 +103,7 @@ def make_pipeline(folder: Path, kind: Kind = "t2v", *, seed: int = 0) -> Any:
     """
     pieces = t5_tokenizer(folder / "made_tokenizer")
     torch.manual_seed(seed)
-    text = UMT5Config(
-        vocab_size=pieces + 3,  # released models round their vocabulary up
-        d_model=TEXT_WIDTH,
-        d_kv=12,
-        d_ff=44,
-        num_layers=2,
-        num_heads=3,
-        feed_forward_proj="gated-gelu",
-        relative_attention_num_buckets=8,
-        relative_attention_max_distance=20,
-    )
+    text = UMT5Config(**t5_sizes(pieces, TEXT_WIDTH))
     parts: dict[str, Any] = {
         "tokenizer": T5Tokenizer.from_pretrained(folder / "made_tokenizer"),
         "text_encoder": _randomised(UMT5EncoderModel(text), "weight"),

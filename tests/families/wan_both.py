@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 from diffusers.pipelines.wan import pipeline_wan_i2v, pipeline_wan_video2video
 from PIL import Image
 
-from dit_deploy import Bundle, Pipeline
+from dit_deploy import Pipeline
 from dit_deploy.exporters import export
 from dit_deploy.exporters.sources import open_source
+from tests.families import checks
 from tests.families.wan import Kind, make_pipeline
 
-__all__ = ["LATENTS", "PICTURES", "Both", "Difference", "both", "picture"]
-
-#: Largest differences allowed: of latents relative to the largest, of frames in 0 … 1.
-LATENTS, PICTURES = 1e-3, 1 / 255
+__all__ = ["Case", "check_graphs", "made", "picture"]
 
 for _module in (pipeline_wan_i2v, pipeline_wan_video2video):
     if not hasattr(_module, "ftfy"):
@@ -28,22 +25,8 @@ for _module in (pipeline_wan_i2v, pipeline_wan_video2video):
         _module.ftfy = SimpleNamespace(fix_text=lambda text: text)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How far ours are from diffusers': latents relative to the largest value, frames in 0 … 1, where there are any."""
-
-    latents: float
-    frames: float = 0.0
-
-
-@dataclass(frozen=True)
-class Both:
-    """A pipeline's folder, the bundle that was made of it, and who runs either."""
-
-    folder: Path
-    bundle: Bundle
-    pipeline: Pipeline
-    reference: Any
+class Case(checks.Case):
+    """A pipeline of one kind, whose bundle may be without the VAE's decoder."""
 
     def draw(
         self,
@@ -55,44 +38,50 @@ class Both:
         reference: Any = None,
         seed: int = 5,
         **arguments: Any,
-    ) -> Difference:
+    ) -> None:
         """Draw with both and hold them together; ``theirs`` are arguments in place of ours, for diffusers alone."""
         shared = {"num_frames": frames, "height": height, "width": width, **arguments}
         decoded = "vae_decoder" in self.bundle.manifest.components
-        output = self.pipeline(seed=seed, output_type="numpy" if decoded else "latent", **shared)
+        output = self.ours(seed=seed, output_type="numpy" if decoded else "latent", **shared)
         shared |= theirs or {}
         shared = {name: value for name, value in shared.items() if value is not None}
-
-        def draw(kind: str) -> Any:
-            generator = torch.Generator("cpu").manual_seed(seed)
-            return (reference or self.reference)(generator=generator, output_type=kind, **shared).frames
-
-        latents = draw("latent").numpy()
-        assert output.latents.shape == latents.shape
-        found = Difference(float(np.abs(output.latents - latents).max() / np.abs(latents).max()))
+        pipeline = reference or self.theirs
         if decoded:
-            video = draw("np")
-            assert np.asarray(output.frames).shape == video.shape == (len(latents), frames, height, width, 3)
-            found = replace(found, frames=float(np.abs(output.frames - video).max()))
-        assert found.latents <= LATENTS and found.frames <= PICTURES, found
-        return found
+            latents, video = checks.draw(pipeline, generator=checks.seeded(seed), **shared)
+            assert video.shape == (len(latents), frames, height, width, 3)
+        if not decoded or (pipeline.config.get("expand_timesteps") and "image" in shared):
+            # In the second case the first frame of the latents is put back after the last step.
+            latents = pipeline(generator=checks.seeded(seed), output_type="latent", **shared).frames.numpy()
+        if decoded:
+            checks.assert_drawn(output, latents, video)
+        else:
+            checks.assert_near(output.latents, latents, checks.LATENTS)
 
 
-def both(folder: Path, kind: Kind, *, decodes: bool = True) -> Both:
+def made(folder: Path, kind: Kind, *, decodes: bool = True) -> Case:
     """Make a random pipeline of ``kind``, save it in ``folder``, and export it.
 
     Every kind but ``ti2v`` has the same VAE; one that does not decode is exported sooner, and compared in latents.
     """
-    reference = make_pipeline(folder, kind)
-    reference.save_pretrained(folder / kind)
-    reference.set_progress_bar_config(disable=True)
+    theirs = checks.quiet(make_pipeline(folder, kind))
+    theirs.save_pretrained(folder / kind)
     opened = open_source(folder / kind)
     # The usual size, at which engines are built and calibrated, is that of the released models; 9 × 32 × 48 here.
     side = opened.latents.spatial_compression
     small = opened.latents.model_copy(update={"frames": 3, "height": 32 // side, "width": 48 // side})
     graphs = tuple(graph for graph in opened.graphs if decodes or graph.name != "vae_decoder")
     bundle = export(replace(opened, latents=small, graphs=graphs), folder / "bundle")
-    return Both(folder / kind, bundle, Pipeline(bundle, "onnx", threads=1), reference)
+    return Case(folder / kind, bundle, Pipeline(bundle, "onnx", threads=1), theirs)
+
+
+def check_graphs(case: Case, sizes: tuple[int, ...], *names: str) -> None:
+    """Hold these components' files at (batch, frames, rows, columns, tokens) against diffusers' networks."""
+    for graph in open_source(case.folder).graphs:
+        if graph.name in names:
+            unit = "patch" if graph.name == "denoiser" else "latent"
+            axes = ("batch", f"{unit}_frames", f"{unit}_height", f"{unit}_width", "sequence_length")[: len(sizes)]
+            constant = graph.name == "image_conditions"
+            checks.check_graph(case.bundle.component_path(graph.name), graph, axes, [sizes], seed=9, constant=constant)
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:

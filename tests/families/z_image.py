@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
 
+from tests.families.parts import autoencoder_kl
 from tests.families.tokenizers import qwen_tokenizer
 from tests.models import fill_zeros
 
@@ -55,11 +56,9 @@ def make_z_image(folder: Path, *, seed: int = 0) -> Path:
         num_key_value_heads=2,
         head_dim=10,
     )
-    vae = AutoencoderKL(
-        latent_channels=CHANNELS,
-        block_out_channels=(16, 24),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+    vae = autoencoder_kl(
+        CHANNELS,
+        (16, 24),
         layers_per_block=1,
         norm_num_groups=8,
         scaling_factor=0.36,

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, CogVideoXVideoToVideoPipeline
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 from PIL import Image
 
-from dit_deploy.errors import InputError, SourceError
 from dit_deploy.exporters.families.cogvideox import crop_region, missed_halves
-from dit_deploy.exporters.sources import open_source
-from dit_deploy.exporters.tracing import call, example_inputs, traced_sizes
-from tests.families.cogvideox import Case, tracing_once
+from tests.families.checks import altered, assert_bad_input, assert_refused, quiet
+from tests.families.cogvideox import tracing_once
+from tests.families.cogvideox_both import Case, check_denoiser, made
 
 #: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу, 高清细节"]
 NEGATIVE = "low quality, blurry"
-GRAPH = 1e-4
 #: (frames, height, width) in pictures and pixels; the first is the usual size, the last has one patch.
 SIZES = [(9, 48, 80), (17, 24, 40), (1, 56, 16), (25, 8, 8)]
 
@@ -40,17 +35,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> Case:
-    return Case(folder, "2B")
+    return made(folder, "2B")
 
 
 @pytest.fixture(scope="module")
 def five(folder: Path) -> Case:
-    return Case(folder, "5B")
+    return made(folder, "5B")
 
 
 @pytest.fixture(scope="module")
 def five_image(folder: Path) -> Case:
-    return Case(folder, "5B image")
+    return made(folder, "5B image")
 
 
 def pictures(count: int, height: int, width: int) -> list[Image.Image]:
@@ -66,18 +61,8 @@ def pictures(count: int, height: int, width: int) -> list[Image.Image]:
 def test_the_plain_graph_is_the_transformer(request: pytest.FixtureRequest, kind: str, sizes: tuple[int, ...]) -> None:
     """At (batch, frames, rows, columns) not traced, by ONNX Runtime alone; 5B's text may have any length."""
     case: Case = request.getfixturevalue(kind)
-    graph = next(graph for graph in open_source(case.folder).graphs if graph.name == "denoiser")
-    names = ("batch", "patch_frames", "patch_height", "patch_width", "sequence_length")
-    free = dict(zip(names, (*sizes, 1 + 3 * sizes[1]), strict=True))
-    if kind == "five_image":  # knows one height and width
-        free.update(patch_height=6, patch_width=10)
-    assert free != traced_sizes(graph.component)
-    session = ort.InferenceSession(case.bundle.component_path("denoiser"), providers=["CPUExecutionProvider"])
-    feeds = example_inputs(graph.component, free, sum(sizes))
-    assert graph.reference is not None
-    for found, expected in zip(session.run(None, feeds), call(graph.reference(), feeds), strict=True):
-        assert found.shape == expected.shape and expected.std() > 0.1
-        assert np.abs(found - expected).max() <= GRAPH * np.abs(expected).max()
+    fixed = {"patch_height": 6, "patch_width": 10} if kind == "five_image" else {}  # knows one height and width
+    check_denoiser(case, sizes, **fixed)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -122,16 +107,14 @@ def test_5b_from_a_picture(five_image: Case) -> None:
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_video_to_video(two: Case, strength: float) -> None:
-    reference = CogVideoXVideoToVideoPipeline(**two.theirs.components)
-    reference.set_progress_bar_config(disable=True)
+    reference = quiet(CogVideoXVideoToVideoPipeline(**two.theirs.components))
     shared = {"prompt": PROMPTS[0], "video": pictures(9, 40, 56), "strength": strength}
     two.compare((9, 40, 56), theirs=reference, num_inference_steps=6, **shared)
 
 
 def test_in_pieces(two: Case) -> None:
     """diffusers' own pieces, of 24 × 40 pixels here, on the way in and out."""
-    reference = CogVideoXVideoToVideoPipeline(**two.theirs.components)
-    reference.set_progress_bar_config(disable=True)
+    reference = quiet(CogVideoXVideoToVideoPipeline(**two.theirs.components))
     vae = two.theirs.vae
     vae.enable_tiling()
     try:
@@ -166,19 +149,27 @@ def test_the_crop_is_the_pipelines(base: tuple[int, int]) -> None:
         assert tuple(tuple(int(side) for side in corner) for corner in found) == expected, (rows, columns)
 
 
-def test_bad_input(two: Case, five_image: Case) -> None:
-    with pytest.raises(InputError, match=r"num_frames: 10 came, .* 1 more than a multiple of 8.* are 9 and 17"):
-        two.ours(prompt="a", num_frames=10, height=16, width=16)
-    with pytest.raises(InputError, match="height: 20 came"):
-        two.ours(prompt="a", num_frames=9, height=20, width=16)
-    with pytest.raises(InputError, match="last_image: this bundle makes no video of pictures"):
-        two.ours(prompt="a", last_image=pictures(1, 48, 80)[0])
-    with pytest.raises(InputError, match="image: this bundle makes videos of a picture, and none came"):
-        five_image.ours(prompt="a")
-    with pytest.raises(InputError, match="last_image: this model takes a first picture only"):
-        five_image.ours(prompt="a", image=pictures(1, 48, 80)[0], last_image=pictures(1, 48, 80)[0])
-    with pytest.raises(InputError, match="height"):
-        five_image.ours(prompt="a", image=pictures(1, 48, 80)[0], height=40)
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (
+            "two",
+            {"num_frames": 10, "height": 16, "width": 16},
+            r"num_frames: 10 came, .* 1 more than a multiple of 8.* are 9 and 17",
+        ),
+        ("two", {"num_frames": 9, "height": 20, "width": 16}, "height: 20 came"),
+        ("two", {"last_image": pictures(1, 48, 80)[0]}, "last_image: this bundle makes no video of pictures"),
+        ("five_image", {}, "image: this bundle makes videos of a picture, and none came"),
+        (
+            "five_image",
+            {"image": pictures(1, 48, 80)[0], "last_image": pictures(1, 48, 80)[0]},
+            "last_image: this model takes a first picture only",
+        ),
+        ("five_image", {"image": pictures(1, 48, 80)[0], "height": 40}, "height"),
+    ],
+)
+def test_bad_input(request: pytest.FixtureRequest, kind: str, arguments: dict[str, Any], message: str) -> None:
+    assert_bad_input(request.getfixturevalue(kind).ours, message, **{"prompt": "a", **arguments})
 
 
 @pytest.mark.parametrize(
@@ -196,11 +187,7 @@ def test_bad_input(two: Case, five_image: Case) -> None:
     ],
 )
 def test_folders_that_do_not_fit(two: Case, tmp_path: Path, part: str, values: dict[str, Any], message: str) -> None:
-    broken = Path(shutil.copytree(two.folder, tmp_path / "broken"))
-    path = broken / part / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-    with pytest.raises(SourceError, match=message):
-        open_source(broken)
+    assert_refused(altered(two.folder, tmp_path / "broken", f"{part}/config.json", **values), message)
 
 
 def test_diffusers_knows_one_size_of_the_learned_table(five_image: Case) -> None:

@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
-from dit_deploy.errors import InputError
-from dit_deploy.exporters.sources import open_source
-from dit_deploy.exporters.tracing import call, example_inputs, traced_sizes
-from tests.exporters.families.test_cogvideox import GRAPH, NEGATIVE, PROMPTS, pictures
-from tests.families.cogvideox import Case, tracing_once
+from tests.exporters.families.test_cogvideox import NEGATIVE, PROMPTS, pictures
+from tests.families.checks import assert_bad_input
+from tests.families.cogvideox import tracing_once
+from tests.families.cogvideox_both import Case, check_denoiser, made
 
 pytestmark = pytest.mark.slow
 
@@ -32,29 +30,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def text(folder: Path) -> Case:
-    return Case(folder, "1.5")
+    return made(folder, "1.5")
 
 
 @pytest.fixture(scope="module")
 def image(folder: Path) -> Case:
-    return Case(folder, "1.5 image")
+    return made(folder, "1.5 image")
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 3, 5), (3, 3, 1, 1), (2, 2, 6, 10), (3, 4, 2, 9)], ids=str)
 @pytest.mark.parametrize("kind", ["text", "image"])
 def test_the_plain_graph_is_the_transformer(request: pytest.FixtureRequest, kind: str, sizes: tuple[int, ...]) -> None:
     """At (batch, frames, rows, columns) of patches not traced, by ONNX Runtime alone."""
-    case: Case = request.getfixturevalue(kind)
-    graph = next(graph for graph in open_source(case.folder).graphs if graph.name == "denoiser")
-    names = ("batch", "patch_frames", "patch_height", "patch_width", "sequence_length")
-    free = dict(zip(names, (*sizes, 1 + 3 * sizes[1]), strict=True))
-    assert free != traced_sizes(graph.component)
-    session = ort.InferenceSession(case.bundle.component_path("denoiser"), providers=["CPUExecutionProvider"])
-    feeds = example_inputs(graph.component, free, sum(sizes))
-    assert graph.reference is not None
-    for found, expected in zip(session.run(None, feeds), call(graph.reference(), feeds), strict=True):
-        assert found.shape == expected.shape and expected.std() > 0.1
-        assert np.abs(found - expected).max() <= GRAPH * np.abs(expected).max()
+    check_denoiser(request.getfixturevalue(kind), sizes)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -108,10 +96,13 @@ def test_a_video_begins_with_its_first_latent_frame_twice(text: Case) -> None:
     assert len(text.ours(prompt="a", video=pictures(9, 16, 24), num_inference_steps=2, seed=0).frames[0]) == 9
 
 
-def test_bad_input(text: Case, image: Case) -> None:
-    with pytest.raises(InputError, match=r"num_frames: 5 came, .* the nearest are 1 and 9"):
-        text.ours(prompt="a", num_frames=5)
-    with pytest.raises(InputError, match="height"):
-        text.ours(prompt="a", height=56, width=80)
-    with pytest.raises(InputError, match="image: this bundle makes videos of a picture, and none came"):
-        image.ours(prompt="a")
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ("text", {"num_frames": 5}, r"num_frames: 5 came, .* the nearest are 1 and 9"),
+        ("text", {"height": 56, "width": 80}, "height"),
+        ("image", {}, "image: this bundle makes videos of a picture, and none came"),
+    ],
+)
+def test_bad_input(request: pytest.FixtureRequest, kind: str, arguments: dict[str, int], message: str) -> None:
+    assert_bad_input(request.getfixturevalue(kind).ours, message, **{"prompt": "a", **arguments})

@@ -11,27 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from dit_deploy.errors import InputError
 from dit_deploy.exporters import autoencoder_ltx
 from dit_deploy.exporters.tracing import trace
 from dit_deploy.sampling import NoiseSource
 from tests.families import ltx
-from tests.families.ltx_both import (
-    VAE_SIZES,
-    Case,
-    autoencoder_difference,
-    difference,
-    onnx_difference,
-    picture,
-    transformer_difference,
-)
+from tests.families.checks import assert_bad_input, assert_drawn, check_graph, noise_picture, seeded
+from tests.families.ltx_both import VAE_SIZES, Case, check_autoencoder, check_transformer, made
 
 #: As the other file of this family: exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу, 高清细节"]
 NEGATIVES = ["low quality, blurry", ""]
-LATENTS, FRAMES, GRAPH = 1e-3, 1 / 255, 1e-4
 #: What 0.9.1 is asked for in its model card: a decoder that takes a little noise away.
 DECODING = {"decode_timestep": 0.05, "decode_noise_scale": 0.025}
 
@@ -39,18 +30,18 @@ DECODING = {"decode_timestep": 0.05, "decode_noise_scale": 0.025}
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """0.9.1, whose decoder takes noise, with four channels that rotary leaves alone."""
-    return Case(tmp_path_factory.mktemp("noisy"), "0.9.1", heads=5)
+    return made(tmp_path_factory.mktemp("noisy"), "0.9.1", heads=5)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (3, 1, 2, 5, 128), (3, 5, 6, 2, 4)], ids=str)
 def test_the_plain_graph_is_the_transformer(noisy: Case, sizes: tuple[int, ...]) -> None:
-    assert transformer_difference(noisy, sizes) <= GRAPH
+    check_transformer(noisy, sizes)
 
 
 @pytest.mark.parametrize("sizes", VAE_SIZES, ids=str)
 @pytest.mark.parametrize("name", ["vae_encoder", "vae_decoder", "image_conditions"])
 def test_the_plain_graph_is_the_autoencoder(noisy: Case, name: str, sizes: tuple[int, ...]) -> None:
-    assert autoencoder_difference(noisy, name, sizes) <= GRAPH
+    check_autoencoder(noisy, name, sizes)
 
 
 @pytest.mark.parametrize("name", ["vae_encoder", "vae_decoder"])
@@ -63,9 +54,8 @@ def test_the_later_autoencoder_too(tmp_path: Path, name: str) -> None:
     assert (halves.spatial, halves.temporal) == (16, 8)
     (graph,) = (one for one in halves.graphs if one.name == name)
     trace(graph.build(), graph.component, tmp_path, graph.feeds)
-    for sizes in VAE_SIZES:
-        free = dict(zip(("batch", "latent_frames", "latent_height", "latent_width"), sizes, strict=True))
-        assert onnx_difference(tmp_path / graph.component.path, graph, free) <= GRAPH
+    axes = ("batch", "latent_frames", "latent_height", "latent_width")
+    check_graph(tmp_path / graph.component.path, graph, axes, VAE_SIZES, seed=7)
 
 
 @contextmanager
@@ -96,7 +86,14 @@ def noise_of_layers(decoder_noise: np.ndarray) -> Iterator[None]:
         {"prompt": PROMPTS, "negative_prompt": NEGATIVES, "num_frames": 5, "height": 64, "width": 32}
         | {"decode_timestep": 0.3},
         {"prompt": PROMPTS[1], "num_frames": 1, "height": 32, "width": 32},
-        {"prompt": PROMPTS[1], "image": picture(64, 32), "num_frames": 13, "height": 32, "width": 64, **DECODING},
+        {
+            "prompt": PROMPTS[1],
+            "image": noise_picture(32, 64, 5),
+            "num_frames": 13,
+            "height": 32,
+            "width": 64,
+            **DECODING,
+        },
     ],
     ids=["as recommended", "timestep alone", "neither", "from a picture"],
 )
@@ -114,11 +111,8 @@ def test_a_decoder_that_takes_noise(noisy: Case, arguments: dict[str, Any]) -> N
     assert isinstance(planes, int)
     with noise_of_layers(source.draw((planes, *sizes[1:]))):
         given = {"num_inference_steps": 3, **arguments}
-        video = noisy.draw("np", **given, generator=torch.Generator("cpu").manual_seed(7))
-    ours = noisy.ours(**given, seed=7, output_type="numpy")
-    latents_theirs = noisy.draw("latent", **given, generator=torch.Generator("cpu").manual_seed(7))
-    assert difference(ours.latents, latents_theirs) <= LATENTS
-    assert np.abs(np.asarray(ours.frames) - video).max() <= FRAMES
+        drawn = noisy.draw(**given, generator=seeded(7))
+    assert_drawn(noisy.ours(**given, seed=7, output_type="numpy"), *drawn)
 
 
 def test_the_same_seed_draws_the_same_frames(noisy: Case) -> None:
@@ -131,5 +125,5 @@ def test_the_same_seed_draws_the_same_frames(noisy: Case) -> None:
 
 @pytest.mark.parametrize("name", ["decode_timestep", "decode_noise_scale"])
 def test_bad_numbers(noisy: Case, name: str) -> None:
-    with pytest.raises(InputError, match=f"{name}: 2 came, a number of 0 to 1 was expected"):
-        noisy.ours(prompt="a", height=16, width=16, num_frames=1, num_inference_steps=1, **{name: 2})
+    message = f"{name}: 2 came, a number of 0 to 1 was expected"
+    assert_bad_input(noisy.ours, message, **{"prompt": "a", "height": 16, "width": 16, "num_frames": 1, name: 2})

@@ -6,146 +6,100 @@ nearest size of a list are left to the caller here.
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
 from diffusers import DDPMScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline
 from PIL import Image
 
-from dit_deploy import Bundle, Pipeline
-from dit_deploy.errors import InputError, SourceError
-from dit_deploy.exporters import export
-from dit_deploy.exporters.builders import CalibrationOptions, build_engine
-from dit_deploy.exporters.source import Graph
+from dit_deploy import Bundle
+from dit_deploy.errors import SourceError
 from dit_deploy.exporters.sources import open_source
-from dit_deploy.exporters.tracing import call, example_inputs, trace, traced_sizes
-from dit_deploy.runtimes.prompts import PromptReader
+from dit_deploy.exporters.tracing import trace
 from tests.families import pixart
+from tests.families.checks import (
+    LATENTS,
+    Case,
+    altered,
+    assert_bad_input,
+    assert_drawn,
+    assert_near,
+    assert_refused,
+    check_embeddings,
+    check_graph,
+    draw,
+    exported,
+    graph_of,
+    needs_rtx,
+    noise_picture,
+    rtx_engine,
+    seeded,
+)
 
 PROMPTS = ["  A Small cat, on a red SOFA", "ein Gemälde von einem Fuchs im Schnee, 1665"]
 NEGATIVE = "low quality, Blurry"
 
 
-class Case:
-    """One pipeline of diffusers, and ours from its bundle."""
-
-    def __init__(self, make: Callable[[Path], Path], kind: type[Any], base: Path) -> None:
-        self.folder = make(base / "source")
-        self.bundle = export(self.folder, base / "bundle")
-        self.ours = Pipeline(self.bundle, threads=1)
-        self.theirs = kind.from_pretrained(self.folder, low_cpu_mem_usage=False)
-        self.theirs.set_progress_bar_config(disable=True)
-
-    def reference(self, **arguments: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return the latents that diffusers' pipeline decodes, as the denoiser had them, and its pictures."""
-        decoded: list[torch.Tensor] = []
-        vae = self.theirs.vae
-        original = vae.decode
-
-        def decode(latents: torch.Tensor, *args: Any, **options: Any) -> Any:
-            decoded.append(latents)
-            return original(latents, *args, **options)
-
-        vae.decode = decode
-        try:
-            images = self.theirs(
-                **arguments, clean_caption=False, use_resolution_binning=False, output_type="np"
-            ).images
-        finally:
-            vae.decode = original
-        return (decoded[0] * vae.config.scaling_factor).numpy(), images
+#: What the pipelines do unasked and ours does not, and sizes of the denoiser.
+AS_GIVEN = {"clean_caption": False, "use_resolution_binning": False}
+GRID = ("batch", "sequence_length", "patch_height", "patch_width")
 
 
 @pytest.fixture(scope="module")
 def sigma(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(pixart.sigma, PixArtSigmaPipeline, tmp_path_factory.mktemp("sigma"))
+    folder = tmp_path_factory.mktemp("sigma")
+    return exported(pixart.sigma(folder / "source"), PixArtSigmaPipeline, folder / "bundle")
 
 
 @pytest.fixture(scope="module")
 def alpha(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(pixart.alpha, PixArtAlphaPipeline, tmp_path_factory.mktemp("alpha"))
-
-
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    assert found.shape == expected.shape and expected.std() > 0
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+    folder = tmp_path_factory.mktemp("alpha")
+    return exported(pixart.alpha(folder / "source"), PixArtAlphaPipeline, folder / "bundle")
 
 
 def compare(case: Case, **arguments: Any) -> None:
-    """Draw with both pipelines: latents within 1e-3 of the largest value, pictures within 1/255."""
+    """Draw with both pipelines, and compare latents and pictures."""
     given = {"num_inference_steps": 4, **arguments}
-    latents, images = case.reference(**given, generator=torch.Generator("cpu").manual_seed(7))
-    ours = case.ours(**given, seed=7, output_type="numpy")
-    assert images.std() > 0.05
-    assert difference(ours.latents, latents) <= 1e-3
-    assert np.abs(np.asarray(ours.images) - images).max() <= 1 / 255
-
-
-def onnx_difference(file: Path, graph: Graph, sizes: list[tuple[int, int, int, int]]) -> float:
-    """Hold a denoiser's file, run at (batch, tokens, patch height, patch width), against diffusers' transformer."""
-    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
-    assert graph.reference is not None
-    reference, worst = graph.reference(), 0.0
-    for seed, numbers in enumerate(sizes):
-        free = dict(zip(("batch", "sequence_length", "patch_height", "patch_width"), numbers, strict=True))
-        assert free != traced_sizes(graph.component)
-        feeds = example_inputs(graph.component, free, seed, graph.feeds)
-        for found, expected in zip(session.run(None, feeds), call(reference, feeds), strict=True):
-            worst = max(worst, difference(found, expected))
-    return worst
-
-
-def denoiser(folder: Path) -> Graph:
-    return next(graph for graph in open_source(folder).graphs if graph.name == "denoiser")
+    drawn = draw(case.theirs, generator=seeded(7), **given, **AS_GIVEN)
+    assert_drawn(case.ours(**given, seed=7, output_type="numpy"), *drawn)
 
 
 def test_sigmas_plain_graph_is_the_transformer_at_any_size(sigma: Case) -> None:
-    file = sigma.bundle.path / "denoiser/model.onnx"
     # The fourth is the grid of training, for which diffusers has a table; one patch, and one token of text, too.
     sizes = [(1, 1, 1, 1), (3, 300, 2, 17), (1, 9, 13, 3), (2, 31, 6, 6), (3, 1, 1, 8)]
-    assert onnx_difference(file, denoiser(sigma.folder), sizes) <= 1e-4
+    check_graph(sigma.bundle.component_path("denoiser"), graph_of(sigma.folder, "denoiser"), GRID, sizes, seed=0)
 
 
 @pytest.mark.slow
 def test_alphas_plain_graph_is_the_transformer_at_any_size(alpha: Case) -> None:
-    file = alpha.bundle.path / "denoiser/model.onnx"
     sizes = [(1, 1, 1, 1), (3, 120, 2, 17), (1, 9, 13, 3), (2, 31, 32, 32), (3, 1, 1, 48)]
-    assert onnx_difference(file, denoiser(alpha.folder), sizes) <= 1e-4
+    check_graph(alpha.bundle.component_path("denoiser"), graph_of(alpha.folder, "denoiser"), GRID, sizes, seed=0)
     assert [spec.name for spec in alpha.bundle.component("denoiser").outputs] == ["prediction", "variance"]
 
 
-@torch.no_grad()
-def check_embeddings(case: Case, tokens: int) -> None:
-    """Hold the conditions of both halves against ``encode_prompt``."""
-    encode = PromptReader(case.bundle, case.ours.pool)
+def check_both_halves(case: Case, tokens: int) -> None:
+    """Hold the conditions of a prompt, and of a negative one, against ``encode_prompt``."""
     long = "a quick brown fox jumps over the lazy dog's back " * 40
     for text in (*PROMPTS, "", " ", long):
-        prompt, mask, negative, negative_mask = case.theirs.encode_prompt(
-            text, negative_prompt=NEGATIVE, clean_caption=False, max_sequence_length=tokens
-        )
-        for words, states, whole in ((text, prompt, mask), (NEGATIVE, negative, negative_mask)):
-            found = encode([words])
-            assert np.array_equal(found["encoder_attention_mask"], whole.numpy())
-            assert difference(found["encoder_hidden_states"], states.numpy()) <= 1e-4
+        with torch.no_grad():
+            prompt, mask, negative, negative_mask = case.theirs.encode_prompt(
+                text, negative_prompt=NEGATIVE, clean_caption=False, max_sequence_length=tokens
+            )
+        check_embeddings(case, [text], encoder_hidden_states=prompt, encoder_attention_mask=mask)
+        check_embeddings(case, [NEGATIVE], encoder_hidden_states=negative, encoder_attention_mask=negative_mask)
 
 
-@pytest.mark.filterwarnings("ignore:prompt. the text_encoder reads")
 def test_sigmas_embeddings_are_the_pipelines(sigma: Case) -> None:
-    check_embeddings(sigma, 300)
+    check_both_halves(sigma, 300)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:prompt. the text_encoder reads")
 def test_alphas_embeddings_are_the_pipelines(alpha: Case) -> None:
-    check_embeddings(alpha, 120)
+    check_both_halves(alpha, 120)
 
 
 @pytest.mark.parametrize(
@@ -183,11 +137,11 @@ def test_a_scheduler_that_draws_noise_drops_the_variance_as_the_pipeline_does(al
     alpha.theirs.scheduler = DDPMScheduler.from_config(before.config)
     try:
         arguments = {"prompt": PROMPTS[1], "num_inference_steps": 5, "height": 48, "width": 80}
-        latents, _ = alpha.reference(**arguments, generator=torch.Generator("cpu").manual_seed(3))
+        latents, _ = draw(alpha.theirs, generator=seeded(3), **arguments, **AS_GIVEN)
     finally:
         alpha.theirs.scheduler = before
     ours = alpha.ours(**arguments, seed=3, scheduler="DDPMScheduler", output_type="latent")
-    assert difference(ours.latents, latents) <= 1e-3
+    assert_near(ours.latents, latents, LATENTS)
 
 
 def image_to_image(case: Case, picture: Image.Image, *, steps: int, strength: float, scale: float, seed: int) -> Any:
@@ -195,7 +149,7 @@ def image_to_image(case: Case, picture: Image.Image, *, steps: int, strength: fl
 
     diffusers has no such pipeline for PixArt; its others draw the posterior, then the noise, from one generator.
     """
-    theirs, generator = case.theirs, torch.Generator("cpu").manual_seed(seed)
+    theirs, generator = case.theirs, seeded(seed)
     states, mask, negative, negative_mask = theirs.encode_prompt(PROMPTS[0], clean_caption=False)
     states, mask = torch.cat([negative, states]), torch.cat([negative_mask, mask])
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -227,47 +181,28 @@ def image_to_image(case: Case, picture: Image.Image, *, steps: int, strength: fl
     return latents.numpy()
 
 
-def picture(width: int, height: int) -> Image.Image:
-    pixels = np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
 @torch.no_grad()
 def compare_image_to_image(case: Case, start: Image.Image) -> None:
     options = {"strength": 0.6, "seed": 11}
     expected = image_to_image(case, start, steps=6, scale=4.5, **options)  # type: ignore[arg-type]
     ours = case.ours(prompt=PROMPTS[0], image=start, num_inference_steps=6, **options)
-    assert difference(ours.latents, expected) <= 1e-3
+    assert_near(ours.latents, expected, LATENTS)
 
 
 def test_sigma_redraws_a_picture_as_diffusers_other_pipelines_do(sigma: Case) -> None:
-    compare_image_to_image(sigma, picture(56, 40))
+    compare_image_to_image(sigma, noise_picture(40, 56, seed=5))
 
 
 @pytest.mark.slow
 def test_alpha_redraws_a_picture_as_diffusers_other_pipelines_do(alpha: Case) -> None:
-    compare_image_to_image(alpha, picture(96, 64))
+    compare_image_to_image(alpha, noise_picture(64, 96, seed=5))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None,
-    reason="tensorrt-rtx is not installed: pip install 'dit-deploy[tensorrt-rtx]'",
-)
+@needs_rtx
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_engines_are_built_without_a_gpu(alpha: Case, precision: str) -> None:
-    """All that is asked for is built, and its pictures are near the plain graphs'."""
-    engine = build_engine(
-        alpha.bundle,
-        backend="tensorrt-rtx",
-        precision=precision,
-        compute_capabilities=("8.9",),
-        calibration=CalibrationOptions(samples=4, evaluations=2, steps=4),
-        threads=1,
-    )
-    record = engine.record
-    assert {"text_encoder", "vae_encoder", "vae_decoder", "denoiser"} <= set(record.components)
-    assert record.parity is not None and record.parity["passed"]
+    record = rtx_engine(alpha.bundle, precision)
     # Sizes in pixels and the timestep go into sines and cosines in FP32: 1024 radians in FP16 are off by half of one.
     assert any("angles" in why for why in record.components["denoiser"].kept.values())
 
@@ -288,21 +223,12 @@ def test_a_long_prompt_is_cut_and_what_was_cut_is_said(sigma: Case) -> None:
     ],
 )
 def test_bad_input_is_one_line(sigma: Case, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        sigma.ours(**{"prompt": "a cat", "num_inference_steps": 1, **arguments})
+    assert_bad_input(sigma.ours, message, **{"prompt": "a cat", **arguments})
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pixart.sigma(tmp_path_factory.mktemp("saved") / "source")
-
-
-def altered(saved: Path, folder: Path, file: str, **fields: Any) -> Path:
-    """Copy the pipeline with other fields in one of its JSON files."""
-    shutil.copytree(saved, folder)
-    path = folder / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-    return folder
 
 
 def test_the_transformers_former_class_is_known(saved: Path, tmp_path: Path) -> None:
@@ -332,12 +258,11 @@ def test_the_transformers_former_class_is_known(saved: Path, tmp_path: Path) -> 
 def test_a_folder_that_cannot_be_exported(
     saved: Path, tmp_path: Path, file: str, fields: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(SourceError, match=message):
-        open_source(altered(saved, tmp_path / "altered", file, **fields))
+    assert_refused(altered(saved, tmp_path / "altered", file, **fields), message)
 
 
 def test_weights_that_do_not_fit_are_found_when_they_are_loaded(saved: Path, tmp_path: Path) -> None:
-    graph = denoiser(altered(saved, tmp_path / "deeper", "transformer/config.json", num_layers=3))
+    graph = graph_of(altered(saved, tmp_path / "deeper", "transformer/config.json", num_layers=3), "denoiser")
     with pytest.raises(SourceError, match=r"the weights do not fit their config\.json"):
         graph.build()
 
@@ -346,16 +271,15 @@ def test_a_text_encoder_of_another_width(saved: Path, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     shutil.copytree(saved, folder)
     pixart.transformer(text_width=24).save_pretrained(folder / "transformer")
-    with pytest.raises(SourceError, match=r"makes 20 channels, .*transformer takes 24"):
-        open_source(folder)
+    assert_refused(folder, r"makes 20 channels, .*transformer takes 24")
 
 
 def test_size_conditions_may_be_asked_for_at_any_training_size(tmp_path: Path) -> None:
     """diffusers' pipelines give them at 128 latent pixels only, and fail with such a model; its transformer works."""
     folder = pixart.sigma(tmp_path / "source", use_additional_conditions=True)
-    graph = denoiser(folder)
+    graph = graph_of(folder, "denoiser")
     trace(graph.build(), graph.component, tmp_path, graph.feeds)
-    assert onnx_difference(tmp_path / graph.component.path, graph, [(1, 1, 1, 1), (3, 7, 2, 9), (2, 5, 6, 6)]) <= 1e-4
+    check_graph(tmp_path / graph.component.path, graph, GRID, [(1, 1, 1, 1), (3, 7, 2, 9), (2, 5, 6, 6)], seed=0)
 
 
 def test_the_bundle_says_what_the_pipelines_do(sigma: Case) -> None:

@@ -7,28 +7,39 @@ Sana-Sprint, whose scheduler is another.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SanaPipeline
 from diffusers.models.attention_processor import SanaMultiscaleLinearAttention
-from PIL import Image
 
-from dit_deploy import Bundle, Pipeline
-from dit_deploy.errors import InputError, SourceError
-from dit_deploy.exporters import autoencoder_dc, export
-from dit_deploy.exporters.source import Graph
-from dit_deploy.exporters.sources import open_source
-from dit_deploy.exporters.tracing import call, example_inputs, trace, traced_sizes
+from dit_deploy import Bundle
+from dit_deploy.exporters import autoencoder_dc
+from dit_deploy.exporters.tracing import trace
 from dit_deploy.runtimes.prompts import PromptReader
 from tests.families import sana
+from tests.families.checks import (
+    EMBEDDINGS,
+    LATENTS,
+    Case,
+    altered,
+    assert_bad_input,
+    assert_drawn,
+    assert_near,
+    assert_refused,
+    check_graph,
+    difference,
+    draw,
+    exported,
+    graph_of,
+    noise_picture,
+    seeded,
+)
 
 #: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
 pytestmark = pytest.mark.slow
@@ -40,106 +51,60 @@ NEGATIVE = "low quality, Blurry"
 DEEP = {"qk_norm": "rms_norm_across_heads", "timestep_scale": 0.001, "interpolation_scale": 2.0, "sample_size": 4}
 
 
-class Case:
-    """One pipeline of diffusers, and ours from its bundle."""
-
-    def __init__(self, base: Path, **options: Any) -> None:
-        self.folder = sana.sana(base / "source", **options)
-        self.bundle = export(self.folder, base / "bundle")
-        self.ours = Pipeline(self.bundle, threads=1)
-        self.theirs: Any = SanaPipeline.from_pretrained(self.folder, low_cpu_mem_usage=False)
-        self.theirs.set_progress_bar_config(disable=True)
-
-    def reference(self, **arguments: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return the latents that diffusers' pipeline decodes, as the denoiser had them, and its pictures."""
-        decoded: list[torch.Tensor] = []
-        vae = self.theirs.vae
-        original = vae.decode
-
-        def decode(latents: torch.Tensor, *args: Any, **options: Any) -> Any:
-            decoded.append(latents)
-            return original(latents, *args, **options)
-
-        vae.decode = decode
-        try:
-            images = self.theirs(**arguments, use_resolution_binning=False, output_type="np").images
-        finally:
-            vae.decode = original
-        return (decoded[0] * vae.config.scaling_factor).numpy(), images
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(tmp_path_factory.mktemp("small"), num_layers=1)  # the deep one has two blocks
-
-
-@pytest.fixture(scope="module")
-def deep(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(tmp_path_factory.mktemp("deep"), vae={"stages": 6}, **DEEP)
-
-
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    assert found.shape == expected.shape and expected.std() > 0
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
-
-
-def compare(case: Case, *, their_prompt: Any = None, **arguments: Any) -> None:
-    """Draw with both pipelines: latents within 1e-3 of the largest value, pictures within 1/255."""
-    given = {"num_inference_steps": 4, **arguments}
-    theirs = dict(given)
-    if their_prompt is not None:
-        theirs |= {"prompt": their_prompt, "num_images_per_prompt": 1}
-    latents, images = case.reference(**theirs, generator=torch.Generator("cpu").manual_seed(7))
-    ours = case.ours(**given, seed=7, output_type="numpy")
-    assert images.std() > 0.05
-    assert difference(ours.latents, latents) <= 1e-3
-    assert np.abs(np.asarray(ours.images) - images).max() <= 1 / 255
-
-
-def onnx_difference(file: Path, graph: Graph, axes: tuple[str, ...], sizes: list[tuple[int, ...]]) -> float:
-    """Hold a graph's file, run alone at sizes of ``axes`` that it was not traced at, against diffusers' network."""
-    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
-    assert graph.reference is not None
-    reference, worst = graph.reference(), 0.0
-    for seed, numbers in enumerate(sizes):
-        free = dict(zip(axes, numbers, strict=True))
-        assert free != traced_sizes(graph.component)
-        feeds = example_inputs(graph.component, free, seed, graph.feeds)
-        for found, expected in zip(session.run(None, feeds), call(reference, feeds), strict=True):
-            worst = max(worst, difference(found, expected))
-    return worst
-
-
-def named(folder: Path, name: str) -> Graph:
-    return next(graph for graph in open_source(folder).graphs if graph.name == name)
-
-
 GRID = ("batch", "sequence_length", "patch_height", "patch_width")
 LATENT = ("batch", "latent_height", "latent_width")
 
 
+def made(base: Path, **options: Any) -> Case:
+    return exported(sana.sana(base / "source", **options), SanaPipeline, base / "bundle")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return made(tmp_path_factory.mktemp("small"), num_layers=1)  # the deep one has two blocks
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return made(tmp_path_factory.mktemp("deep"), vae={"stages": 6}, **DEEP)
+
+
+def reference(case: Case, seed: int, **arguments: Any) -> tuple[np.ndarray, np.ndarray]:
+    return draw(case.theirs, generator=seeded(seed), use_resolution_binning=False, **arguments)
+
+
+def compare(case: Case, *, their_prompt: Any = None, **arguments: Any) -> None:
+    """Draw with both pipelines, and compare latents and pictures."""
+    given = {"num_inference_steps": 4, **arguments}
+    theirs = dict(given)
+    if their_prompt is not None:
+        theirs |= {"prompt": their_prompt, "num_images_per_prompt": 1}
+    assert_drawn(case.ours(**given, seed=7, output_type="numpy"), *reference(case, 7, **theirs))
+
+
+def check(case: Case, name: str, axes: tuple[str, ...], sizes: list[tuple[int, ...]]) -> None:
+    """Hold a component's file against diffusers' network."""
+    check_graph(case.bundle.component_path(name), graph_of(case.folder, name), axes, sizes, seed=0)
+
+
 def test_the_plain_graph_is_the_transformer_at_any_size(small: Case) -> None:
-    file = small.bundle.path / "denoiser/model.onnx"
     # One patch, and one token of text, too; the last is longer than any prompt.
     sizes: list[tuple[int, ...]] = [(1, 1, 1, 1), (3, 300, 2, 17), (1, 9, 13, 3), (3, 1, 1, 8), (2, 333, 16, 16)]
-    assert onnx_difference(file, named(small.folder, "denoiser"), GRID, sizes) <= 1e-4
+    check(small, "denoiser", GRID, sizes)
 
 
-@pytest.mark.slow
 def test_the_plain_graph_of_later_models(deep: Case) -> None:
-    file = deep.bundle.path / "denoiser/model.onnx"
     # The fourth is the grid of training, for which diffusers has a table.
     sizes: list[tuple[int, ...]] = [(1, 1, 1, 1), (3, 300, 2, 17), (1, 9, 13, 3), (2, 31, 4, 4), (3, 1, 1, 8)]
-    assert onnx_difference(file, named(deep.folder, "denoiser"), GRID, sizes) <= 1e-4
+    check(deep, "denoiser", GRID, sizes)
 
 
-@pytest.mark.slow
 def test_patches_and_a_variance_that_is_dropped(tmp_path: Path) -> None:
     folder = sana.sana(tmp_path / "source", patch_size=2, out_channels=2 * sana.CHANNELS, sample_size=6)
-    graph = named(folder, "denoiser")
+    graph = graph_of(folder, "denoiser")
     trace(graph.build(), graph.component, tmp_path, graph.feeds)
     sizes: list[tuple[int, ...]] = [(1, 1, 1, 1), (3, 7, 2, 9), (2, 5, 6, 3)]
-    assert onnx_difference(tmp_path / graph.component.path, graph, GRID, sizes) <= 1e-4
+    check_graph(tmp_path / graph.component.path, graph, GRID, sizes, seed=0)
 
 
 @pytest.fixture
@@ -164,25 +129,21 @@ def attended(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 @pytest.mark.parametrize("half", ["vae_encoder", "vae_decoder"])
 def test_the_autoencoder_on_both_sides_of_diffusers_choice(small: Case, attended: set[str], half: str) -> None:
     """A head has 12 channels: up to 12 latent pixels diffusers attends quadratically."""
-    file, graph = small.bundle.path / half / "model.onnx", named(small.folder, half)
     few: list[tuple[int, ...]] = [(1, 1, 1), (3, 1, 1), (1, 2, 1), (2, 3, 4), (1, 12, 1)]
-    assert onnx_difference(file, graph, LATENT, few) <= 1e-4
+    check(small, half, LATENT, few)
     assert attended == {"quadratic"}
     many: list[tuple[int, ...]] = [(1, 13, 1), (3, 2, 7), (1, 31, 9), (2, 1, 40)]
     attended.clear()
-    assert onnx_difference(file, graph, LATENT, many) <= 1e-4
+    check(small, half, LATENT, many)
     assert attended == {"linear"}
 
 
-@pytest.mark.slow
 def test_the_autoencoder_with_32_pixels_a_latent_pixel(deep: Case) -> None:
     for half in ("vae_encoder", "vae_decoder"):
-        file, graph = deep.bundle.path / half / "model.onnx", named(deep.folder, half)
-        assert onnx_difference(file, graph, LATENT, [(1, 1, 1), (3, 2, 5), (1, 4, 4), (2, 3, 7)]) <= 1e-4
+        check(deep, half, LATENT, [(1, 1, 1), (3, 2, 5), (1, 4, 4), (2, 3, 7)])
     assert deep.bundle.manifest.latents.spatial_compression == 32
 
 
-@pytest.mark.slow
 def test_an_autoencoder_of_the_other_kinds_of_blocks(tmp_path: Path) -> None:
     """Pixel shuffles, batch norms in the decoder, two attending stages of other scales, no shortcuts."""
     vae = sana.autoencoder(
@@ -204,7 +165,7 @@ def test_an_autoencoder_of_the_other_kinds_of_blocks(tmp_path: Path) -> None:
     for graph in autoencoder_dc.graphs(tmp_path / "vae", sana.CHANNELS, 8)[0]:
         trace(graph.build(), graph.component, tmp_path, graph.feeds)
         sizes: list[tuple[int, ...]] = [(1, 1, 1), (3, 2, 5), (1, 8, 8), (2, 3, 7)]
-        assert onnx_difference(tmp_path / graph.component.path, graph, LATENT, sizes) <= 1e-4
+        check_graph(tmp_path / graph.component.path, graph, LATENT, sizes, seed=0)
 
 
 @torch.no_grad()
@@ -223,11 +184,11 @@ def check_embeddings(case: Case) -> None:
         for found, states, whole in halves:
             assert np.array_equal(found["encoder_attention_mask"], whole.numpy())
             assert found["encoder_hidden_states"].shape[1] == 300
-            assert difference(found["encoder_hidden_states"], states.numpy()) <= 1e-4
+            assert_near(found["encoder_hidden_states"], states.numpy(), EMBEDDINGS)
         _, _, long_negative, long_mask = case.theirs.encode_prompt("", negative_prompt=text)
         found = encode([text], True)
         assert np.array_equal(found["encoder_attention_mask"], long_mask.numpy())
-        assert difference(found["encoder_hidden_states"], long_negative.numpy()) <= 1e-4
+        assert_near(found["encoder_hidden_states"], long_negative.numpy(), EMBEDDINGS)
 
 
 @pytest.mark.filterwarnings("ignore:(negative_)?prompt. the text_encoder reads")
@@ -249,7 +210,6 @@ def test_the_small_pipeline_draws_what_diffusers_draws(small: Case, arguments: d
     compare(small, **arguments)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -276,29 +236,24 @@ def test_several_pictures_of_different_prompts(small: Case) -> None:
     compare(small, prompt=two, their_prompt=[two[0], two[0], two[1], two[1]], **options)
 
 
-@pytest.mark.slow
 def test_another_flow_scheduler(small: Case) -> None:
     before = small.theirs.scheduler
     small.theirs.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     try:
         arguments = {"prompt": PROMPTS[1], "num_inference_steps": 5, "height": 32, "width": 64}
-        latents, _ = small.reference(**arguments, generator=torch.Generator("cpu").manual_seed(3))
+        latents, _ = reference(small, 3, **arguments)
         config = {"_class_name": "FlowMatchEulerDiscreteScheduler", **small.theirs.scheduler.config}
     finally:
         small.theirs.scheduler = before
     ours = small.ours(**arguments, seed=3, scheduler=config, output_type="latent")
-    assert difference(ours.latents, latents) <= 1e-3
-
-
-def picture(width: int, height: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    assert_near(ours.latents, latents, LATENTS)
 
 
 @torch.no_grad()
 def test_a_picture_is_redrawn_as_diffusers_other_pipelines_do(small: Case) -> None:
     """Their loop around Sana's parts; the autoencoder is deterministic, so that the seed's first draw is the noise."""
-    theirs, generator, steps, strength = small.theirs, torch.Generator("cpu").manual_seed(11), 6, 0.6
-    start = picture(96, 64)
+    theirs, generator, steps, strength = small.theirs, seeded(11), 6, 0.6
+    start = noise_picture(64, 96, seed=5)
     prompts = small.bundle.manifest.prompts
     assert prompts is not None
     instruction = [prompts.encoders[0].prompt_template.removesuffix("{}")]
@@ -322,7 +277,7 @@ def test_a_picture_is_redrawn_as_diffusers_other_pipelines_do(small: Case) -> No
         )[0].chunk(2)
         latents = scheduler.step(unguided + 4.5 * (guided - unguided), timestep, latents, return_dict=False)[0]
     ours = small.ours(prompt=PROMPTS[0], image=start, num_inference_steps=steps, strength=strength, seed=11)
-    assert difference(ours.latents, latents.numpy()) <= 1e-3
+    assert_near(ours.latents, latents.numpy(), LATENTS)
 
 
 def test_texts_and_their_masks_matter(small: Case) -> None:
@@ -352,21 +307,12 @@ def test_a_long_prompt_is_cut_and_what_was_cut_is_said(small: Case) -> None:
     ],
 )
 def test_bad_input_is_one_line(small: Case, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        small.ours(**{"prompt": "a cat", "num_inference_steps": 1, **arguments})
+    assert_bad_input(small.ours, message, **{"prompt": "a cat", **arguments})
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sana.sana(tmp_path_factory.mktemp("saved") / "source")
-
-
-def altered(saved: Path, folder: Path, file: str, **fields: Any) -> Path:
-    """Copy the pipeline with other fields in one of its JSON files."""
-    shutil.copytree(saved, folder)
-    path = folder / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -382,8 +328,7 @@ def altered(saved: Path, folder: Path, file: str, **fields: Any) -> Path:
 def test_a_folder_that_cannot_be_exported(
     saved: Path, tmp_path: Path, file: str, fields: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(SourceError, match=message):
-        open_source(altered(saved, tmp_path / "altered", file, **fields))
+    assert_refused(altered(saved, tmp_path / "altered", file, **fields), message)
 
 
 @pytest.mark.parametrize(
@@ -402,8 +347,7 @@ def test_parts_that_do_not_belong_together(
     folder = tmp_path / "other"
     shutil.copytree(saved, folder)
     make().save_pretrained(folder / part)
-    with pytest.raises(SourceError, match=message):
-        open_source(folder)
+    assert_refused(folder, message)
 
 
 def test_the_bundle_says_what_the_pipeline_does(small: Case) -> None:

@@ -5,6 +5,7 @@ Networks run in PyTorch here: that graphs of other lengths and layers are right 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,14 @@ def test_flux(tmp_path: Path) -> None:
     case = made(flux.make_flux(tmp_path / "source"), tmp_path / "chosen", max_sequence_length=23)
     same = case.compare()
     assert differs(same, case.compare(prompt_2=THIRD))
+    fast = {"prompt": PROMPT, "num_inference_steps": 1, "seed": 3, "output_type": "latent", **SIZE}
+    with pytest.warns(UserWarning, match="true_cfg_scale: 3 has no effect without a negative_prompt"):
+        case.pipeline(**fast, true_cfg_scale=3.0)
+    with pytest.warns(UserWarning, match="negative_prompt: has no effect .*; use a true_cfg_scale above 1"):
+        case.pipeline(**fast, negative_prompt="blurry")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        case.pipeline(**fast, negative_prompt="blurry", true_cfg_scale=3.0)
     with pytest.raises(InputError, match="prompt_3: came, but this bundle has no text encoder 3; leave it out"):
         case.pipeline(prompt=PROMPT, prompt_3=OTHER)
     with pytest.raises(InputError, match="prompt_2: 3 came for 2 prompts; give one, or one for each"):
