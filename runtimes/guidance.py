@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -11,7 +12,7 @@ from dit_deploy.errors import InputError
 from dit_deploy.runtimes.arguments import shown
 from dit_deploy.sampling import Guidance, SkipLayerGuidance
 
-__all__ = ["read_guidance"]
+__all__ = ["read_guidance", "say_without_effect"]
 
 
 def read_guidance(
@@ -59,6 +60,29 @@ def read_guidance(
             raise InputError(f"skip_guidance_layers: {shown(skip_layers)} came, a list of blocks was expected")
         first = replace(first, skip=SkipLayerGuidance(tuple(skip_layers), skip_scale, skip_start, skip_stop))
     return first, _second(manifest, second_scale, first)
+
+
+def say_without_effect(
+    manifest: Manifest, guidance: Guidance, scale: float | None, *, negative: bool, asked_negative: bool
+) -> None:
+    """Warn of a scale that comes without the negative prompt it needs, and of a negative prompt in an unguided run.
+
+    Args:
+        scale: what the caller asked for, where he did.
+        negative: whether the run has a negative prompt, an empty one included.
+        asked_negative: whether the caller gave one.
+    """
+    own = manifest.guidance
+    name = "guidance_scale" if own.kind == "classifier_free" else "true_cfg_scale"
+    if guidance.scale > 1.0 and not negative and scale is not None:
+        said = f"{name}: {scale:g} has no effect without a negative_prompt, which this model is guided away from"
+    elif guidance.scale <= 1.0 and asked_negative:
+        said = (
+            f"negative_prompt: has no effect in a run that is not guided; use a {name} above {1 - own.scale_offset:g}"
+        )
+    else:
+        return
+    warnings.warn(said, UserWarning, stacklevel=3)  # whoever called the pipeline
 
 
 def _second(manifest: Manifest, scale: float | None, first: Guidance) -> Guidance | None:

@@ -33,7 +33,7 @@ from dit_deploy.runtimes.autoencoder import Compression, decode, decoder_inputs,
 from dit_deploy.runtimes.components import Components, choose_engine
 from dit_deploy.runtimes.conditions import read_conditions, read_texts
 from dit_deploy.runtimes.frames import check_frames, latent_frames, pixel_frames
-from dit_deploy.runtimes.guidance import read_guidance
+from dit_deploy.runtimes.guidance import read_guidance, say_without_effect
 from dit_deploy.runtimes.image_conditions import ImageConditioner, read_pictures
 from dit_deploy.runtimes.images import ImageInput, to_pil
 from dit_deploy.runtimes.memory import pieces_within, read_bytes
@@ -270,6 +270,14 @@ class Pipeline:
             frame_rate=rate,
             later=() if conditioner is None else conditioner.names,
         )
+        if texts is not None:
+            say_without_effect(
+                manifest,
+                guidance,
+                guidance_scale if manifest.guidance.kind == "classifier_free" else true_cfg_scale,
+                negative=texts.negatives is not None or bool(unconditional),
+                asked_negative=negative_prompt is not None,
+            )
         if texts is not None and texts.negatives is None and not unconditional:
             # such a family guides towards a negative prompt only
             guidance = replace(guidance, scale=1.0)

@@ -83,7 +83,7 @@ def test_flux(tmp_path: Path) -> None:
     case = made(flux.make_flux(tmp_path / "source"), tmp_path / "chosen", max_sequence_length=23)
     same = case.compare()
     assert differs(same, case.compare(prompt_2=THIRD))
-    fast = {"prompt": PROMPT, "num_inference_steps": 1, "seed": 3, "output_type": "latent", **SIZE}
+    fast = {"prompt": OTHER, "num_inference_steps": 1, "seed": 3, "output_type": "latent", **SIZE}
     with pytest.warns(UserWarning, match="true_cfg_scale: 3 has no effect without a negative_prompt"):
         case.pipeline(**fast, true_cfg_scale=3.0)
     with pytest.warns(UserWarning, match="negative_prompt: has no effect .*; use a true_cfg_scale above 1"):
