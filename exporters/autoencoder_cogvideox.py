@@ -36,6 +36,7 @@ from torch.nn import functional as F
 
 from dit_deploy.bundle import Axis, Component, TensorSpec, Tiling
 from dit_deploy.errors import SourceError
+from dit_deploy.exporters import autoencoder_parts as parts
 from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph
 
@@ -59,11 +60,7 @@ def read(folder: Path, channels: int) -> dict[str, Any]:
             no CogVideoX has.
     """
     config = read_config(AutoencoderKLCogVideoX, folder)
-    if config["latent_channels"] != channels:
-        raise SourceError(
-            f"{folder} has {config['latent_channels']} latent channels, the denoiser {channels}; "
-            "they do not belong together"
-        )
+    parts.check_channels(folder, config["latent_channels"], channels)
     if config["temporal_compression_ratio"] != FRAMES or len(config["block_out_channels"]) < 3:
         raise SourceError(
             f"{folder} has temporal_compression_ratio {config['temporal_compression_ratio']} and "
@@ -99,32 +96,14 @@ def graphs(folder: Path, config: Mapping[str, Any], padding: int) -> list[Graph]
         config: what :func:`read` gives.
         padding: latent frames in front that are no part of the video, 0 or 1.
     """
-    images, latents = _images(config), partial(_latents, config, padding)
-    encoder = Component(
-        path="vae_encoder/model.onnx",
-        inputs=(images.model_copy(update={"minimum": 0, "maximum": 1}),),
-        outputs=(
-            latents("mean", "of the latents' posterior, ready for the denoiser"),
-            latents("std", "standard deviation of the latents' posterior"),
-        ),
+    images, latents = _images(config), _latents(config, padding, "latents")
+    return parts.halves(
+        (parts.encoder_component(images, latents), parts.decoder_component(latents, images)),
+        (partial(Encoder, padding=padding), partial(Decoder, padding=padding)),
+        (partial(_EncoderReference, padding=padding), partial(_DecoderReference, padding=padding)),
+        lambda: _load(folder),
+        _PROVED,
     )
-    decoder = Component(path="vae_decoder/model.onnx", inputs=(latents("latents"),), outputs=(images,))
-    return [
-        Graph(
-            "vae_encoder",
-            encoder,
-            lambda: Encoder(_load(folder), padding),
-            _PROVED,
-            lambda: _EncoderReference(_load(folder), padding),
-        ),
-        Graph(
-            "vae_decoder",
-            decoder,
-            lambda: Decoder(_load(folder), padding),
-            _PROVED,
-            lambda: _DecoderReference(_load(folder), padding),
-        ),
-    ]
 
 
 def image_graph(folder: Path, config: Mapping[str, Any], padding: int, name: str, output: str) -> Graph:
@@ -134,7 +113,7 @@ def image_graph(folder: Path, config: Mapping[str, Any], padding: int, name: str
     component = Component(
         path=f"{name}/model.onnx",
         inputs=(
-            _images(config).model_copy(update={"minimum": 0, "maximum": 1}),
+            parts.bounded(_images(config)),
             TensorSpec(
                 name="given",
                 dtype="int64",
@@ -172,15 +151,12 @@ def _load(folder: Path) -> AutoencoderKLCogVideoX:
 def _latents(config: Mapping[str, Any], padding: int, name: str, description: str = "") -> TensorSpec:
     """Declare latents, float32 [batch, channels, 2 · latent_frames − 1 + padding, latent_height, latent_width]."""
     frames = Axis(name="latent_frames", multiple=CHUNK, offset=padding - 1)
-    axes = (_BATCH, config["latent_channels"], frames, Axis(name="latent_height"), Axis(name="latent_width"))
-    return TensorSpec(name=name, dtype="float32", axes=axes, description=description)
+    return parts.latents_tensor(name, config["latent_channels"], description, frames=frames)
 
 
 def _images(config: Mapping[str, Any]) -> TensorSpec:
     """Declare a video, float32 [batch, 3, 8 · latent_frames − 7, height, width]."""
-    frames = Axis(name="latent_frames", multiple=FRAMES * CHUNK, offset=1 - FRAMES * CHUNK)
-    sides = (Axis(name=f"latent_{side}", multiple=compression(config)) for side in ("height", "width"))
-    return TensorSpec(name="images", dtype="float32", axes=(_BATCH, config["in_channels"], frames, *sides))
+    return parts.images_tensor(config["in_channels"], compression(config), frames=parts.video_frames(FRAMES * CHUNK))
 
 
 class Encoder(nn.Module):
@@ -227,8 +203,7 @@ class Decoder(nn.Module):
 
 def posterior(encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and deviation that an encoder gives pictures in 0 … 1."""
-    mean, logarithm = encoder(images * 2 - 1).chunk(2, dim=1)
-    return mean, torch.exp(0.5 * logarithm.clamp(-30.0, 20.0))
+    return parts.moments(encoder(images * 2 - 1))
 
 
 class _WholeEncoder(nn.Module):

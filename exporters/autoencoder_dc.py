@@ -20,8 +20,9 @@ import torch
 from diffusers import AutoencoderDC
 from torch import Tensor, nn
 
-from dit_deploy.bundle.manifest import Axis, Component, TensorSpec
+from dit_deploy.bundle.manifest import Component
 from dit_deploy.errors import SourceError
+from dit_deploy.exporters import autoencoder_parts as parts
 from dit_deploy.exporters.autoencoders import Decoder, Encoder
 from dit_deploy.exporters.linear_attention import relu_linear_attention
 from dit_deploy.exporters.modules import load_diffusers
@@ -45,47 +46,25 @@ def graphs(folder: Path, channels: int, sample_size: int) -> tuple[list[Graph], 
         SourceError: the folder holds no such autoencoder, or one with other channels.
     """
     config = dict(load_diffusers(AutoencoderDC, folder).config)
-    if config["latent_channels"] != channels:
-        raise SourceError(
-            f"{folder} has {config['latent_channels']} latent channels, the denoiser {channels}; "
-            "they do not belong together"
-        )
+    parts.check_channels(folder, config["latent_channels"], channels)
     if read_json(folder / "config.json").get("shift_factor"):
         raise SourceError(f"{folder} has a shift_factor, which AutoencoderDC does not apply")
     compression = 2 ** (len(config["encoder_block_out_channels"]) - 1)
-    typical = {"batch": 2, "latent_height": sample_size, "latent_width": sample_size}
-    latents, images = _latents(channels), _images(int(config["in_channels"]), compression)
-    halves = [
-        Graph(
-            "vae_encoder",
-            Component(
-                path="vae_encoder/model.onnx",
-                inputs=(images.model_copy(update={"minimum": 0, "maximum": 1}),),
-                outputs=(latents.model_copy(update={"name": "mean", "description": "ready for the denoiser"}),),
-            ),
-            lambda: Encoder(_traceable(load_diffusers(AutoencoderDC, folder))),
-            typical,
-            reference=lambda: Encoder(load_diffusers(AutoencoderDC, folder)),
-        ),
-        Graph(
-            "vae_decoder",
-            Component(path="vae_decoder/model.onnx", inputs=(latents,), outputs=(images,)),
-            lambda: Decoder(_traceable(load_diffusers(AutoencoderDC, folder))),
-            typical,
-            reference=lambda: Decoder(load_diffusers(AutoencoderDC, folder)),
-        ),
-    ]
+    images = parts.images_tensor(int(config["in_channels"]), compression)
+    latents = parts.latents_tensor("latents", channels)
+    encoder = Component(
+        path="vae_encoder/model.onnx",
+        inputs=(parts.bounded(images),),
+        outputs=(parts.latents_tensor("mean", channels, "ready for the denoiser"),),
+    )
+    halves = parts.halves(
+        (encoder, parts.decoder_component(latents, images)),
+        (lambda vae: Encoder(_traceable(vae)), lambda vae: Decoder(_traceable(vae))),
+        (Encoder, Decoder),
+        lambda: load_diffusers(AutoencoderDC, folder),
+        {"batch": 2, "latent_height": sample_size, "latent_width": sample_size},
+    )
     return halves, (compression, float(config["scaling_factor"]))
-
-
-def _latents(channels: int) -> TensorSpec:
-    axes = (Axis(name="batch"), channels, Axis(name="latent_height"), Axis(name="latent_width"))
-    return TensorSpec(name="latents", dtype="float32", axes=axes)
-
-
-def _images(channels: int, compression: int) -> TensorSpec:
-    height, width = (Axis(name=f"latent_{side}", multiple=compression) for side in ("height", "width"))
-    return TensorSpec(name="images", dtype="float32", axes=(Axis(name="batch"), channels, height, width))
 
 
 def _traceable(vae: AutoencoderDC) -> AutoencoderDC:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dit_deploy.bundle import Axis, Component, TensorSpec, Tiling, shape_of
-from dit_deploy.errors import SourceError
+from dit_deploy.exporters import autoencoder_parts as parts
 from dit_deploy.exporters.masks import MASKED
 from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph
@@ -47,33 +47,19 @@ def graphs(folder: Path, channels: int, frames: int, sample_size: int) -> tuple[
         SourceError: the folder holds another class, or one that does not belong to the denoiser.
     """
     config = read_config(AutoencoderKLHunyuanVideo, folder)
-    if config["latent_channels"] != channels:
-        raise SourceError(
-            f"{folder} has {config['latent_channels']} latent channels, the denoiser {channels}; "
-            "they do not belong together"
-        )
+    parts.check_channels(folder, config["latent_channels"], channels)
     compression, scale = int(config["spatial_compression_ratio"]), float(config["scaling_factor"])
-    typical = {"batch": 2, "latent_frames": frames, "latent_height": sample_size, "latent_width": sample_size}
-    latents = _latents("latents", channels)
-    encoder = Component(
-        path="vae_encoder/model.onnx",
-        inputs=(_images(config["in_channels"], compression, 0, 1),),
-        outputs=(
-            _latents("mean", channels, "of the latents' posterior, ready for the denoiser"),
-            _latents("std", channels, "standard deviation of the latents' posterior"),
+    images, latents = _images(config["in_channels"], compression), _latents("latents", channels)
+    halves = parts.halves(
+        (
+            parts.encoder_component(images, latents),
+            parts.decoder_component(latents, _images(config["out_channels"], compression)),
         ),
+        (Encoder, Decoder),
+        (_EncoderReference, _DecoderReference),
+        lambda: _load(folder),
+        {"batch": 2, "latent_frames": frames, "latent_height": sample_size, "latent_width": sample_size},
     )
-    decoder = Component(
-        path="vae_decoder/model.onnx", inputs=(latents,), outputs=(_images(config["out_channels"], compression),)
-    )
-    halves = [
-        Graph(
-            "vae_encoder", encoder, lambda: Encoder(_load(folder)), typical, lambda: _EncoderReference(_load(folder))
-        ),
-        Graph(
-            "vae_decoder", decoder, lambda: Decoder(_load(folder)), typical, lambda: _DecoderReference(_load(folder))
-        ),
-    ]
     return halves, compression, scale
 
 
@@ -87,10 +73,8 @@ def picture_graph(folder: Path, component: str, output: str, sample_size: int) -
     """
     config = read_config(AutoencoderKLHunyuanVideo, folder)
     channels = config["latent_channels"]
-    images, latents = (
-        _images(config["in_channels"], config["spatial_compression_ratio"], 0, 1),
-        _latents(output, channels),
-    )
+    images = parts.bounded(_images(config["in_channels"], config["spatial_compression_ratio"]))
+    latents = _latents(output, channels)
     given = TensorSpec(name="given", dtype="int64", axes=(images.axes[0], images.axes[2]), minimum=0, maximum=1)
     noise = (images.axes[0], channels, 1, *latents.axes[3:])
 
@@ -129,17 +113,12 @@ def _load(folder: Path) -> AutoencoderKLHunyuanVideo:
     return load_diffusers(AutoencoderKLHunyuanVideo, folder)
 
 
-def _latents(name: str, channels: int, description: str = "") -> TensorSpec:
-    frames, height, width = (Axis(name=f"latent_{side}") for side in ("frames", "height", "width"))
-    axes = (Axis(name="batch"), channels, frames, height, width)
-    return TensorSpec(name=name, dtype="float32", axes=axes, description=description)
+def _latents(name: str, channels: int) -> TensorSpec:
+    return parts.latents_tensor(name, channels, frames=Axis(name="latent_frames"))
 
 
-def _images(channels: int, compression: int, minimum: float | None = None, maximum: float | None = None) -> TensorSpec:
-    frames = Axis(name="latent_frames", multiple=TEMPORAL, offset=1 - TEMPORAL)
-    height, width = (Axis(name=f"latent_{side}", multiple=compression) for side in ("height", "width"))
-    axes = (Axis(name="batch"), channels, frames, height, width)
-    return TensorSpec(name="images", dtype="float32", axes=axes, minimum=minimum, maximum=maximum)
+def _images(channels: int, compression: int) -> TensorSpec:
+    return parts.images_tensor(channels, compression, frames=parts.video_frames(TEMPORAL))
 
 
 class Encoder(nn.Module):
@@ -151,8 +130,7 @@ class Encoder(nn.Module):
         self.encoder, self.quant_conv = for_any_size(vae.encoder), vae.quant_conv
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        mean, logarithm = self.quant_conv(self.encoder(images * 2 - 1)).chunk(2, dim=1)
-        std = torch.exp(0.5 * logarithm.clamp(-30.0, 20.0))
+        mean, std = parts.moments(self.quant_conv(self.encoder(images * 2 - 1)))
         return mean * self.scale, std * self.scale
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from dit_deploy.bundle import Axis, Component, TensorSpec, Tiling
 from dit_deploy.bundle.shapes import shape_of
 from dit_deploy.errors import SourceError
+from dit_deploy.exporters import autoencoder_parts as parts
 from dit_deploy.exporters.families._embeddings import Sinusoid
 from dit_deploy.exporters.modules import empty_diffusers, load_diffusers
 from dit_deploy.exporters.source import Graph
@@ -70,11 +71,7 @@ def halves(folder: Path, channels: int, typical: Mapping[str, int]) -> Halves:
     """
     empty = empty_diffusers(AutoencoderKLLTXVideo, folder)
     config = empty.config
-    if config["latent_channels"] != channels:
-        raise SourceError(
-            f"{folder} has {config['latent_channels']} latent channels, the denoiser {channels}; "
-            "they do not belong together"
-        )
+    parts.check_channels(folder, config["latent_channels"], channels)
     if config["patch_size_t"] != 1:
         raise SourceError(f"{folder} has patch_size_t {config['patch_size_t']}; expected 1, as a first frame is alone")
     conditioned = bool(config["timestep_conditioning"])
@@ -85,25 +82,17 @@ def halves(folder: Path, channels: int, typical: Mapping[str, int]) -> Halves:
         )
     spatial, temporal = empty.spatial_compression_ratio, empty.temporal_compression_ratio
     images = _images(config["in_channels"], spatial, temporal)
-    bounded = images.model_copy(update={"minimum": 0, "maximum": 1})
-    encoder = Component(
-        path="vae_encoder/model.onnx",
-        inputs=(bounded,),
-        outputs=(
-            _latents("mean", channels, "of the latents' posterior, ready for the denoiser"),
-            _latents("std", channels, "standard deviation of the latents' posterior"),
-        ),
-    )
     planes = _number_planes(empty.decoder)
-    decoder = Component(
-        path="vae_decoder/model.onnx",
-        inputs=(_latents("latents", channels), *_decoder_inputs(channels, conditioned, planes)),
-        outputs=(_images(config["out_channels"], spatial, temporal),),
+    encoder = parts.encoder_component(images, _latents("latents", channels))
+    decoder = parts.decoder_component(
+        _latents("latents", channels),
+        _images(config["out_channels"], spatial, temporal),
+        *_decoder_inputs(channels, conditioned, planes),
     )
     conditions = Component(
         path="image_conditions/model.onnx",
         inputs=(
-            bounded,
+            parts.bounded(images),
             TensorSpec(
                 name="given",
                 dtype="int64",
@@ -131,24 +120,18 @@ def halves(folder: Path, channels: int, typical: Mapping[str, int]) -> Halves:
             ),
         ),
     )
-    sizes = {"batch": 2, **typical}
-
-    def graph(component: Component, ours: type[nn.Module], reference: type[nn.Module], feeds: Any = None) -> Graph:
-        return Graph(
-            component.path.split("/")[0],
-            component,
-            lambda: ours(_load(folder)),
-            sizes,
-            reference=lambda: reference(_load(folder)),
-            feeds=feeds,
-        )
-
+    sizes, load = {"batch": 2, **typical}, partial(_load, folder)
+    first_frame = Graph(
+        "image_conditions",
+        conditions,
+        lambda: FirstFrame(load()),
+        sizes,
+        reference=lambda: _FirstFrameReference(load()),
+        feeds=partial(_given, conditions.input("given")),
+    )
+    both = parts.halves((encoder, decoder), (Encoder, Decoder), (_EncoderReference, _DecoderReference), load, sizes)
     return Halves(
-        graphs=(
-            graph(encoder, Encoder, _EncoderReference),
-            graph(decoder, Decoder, _DecoderReference),
-            graph(conditions, FirstFrame, _FirstFrameReference, partial(_given, conditions.input("given"))),
-        ),
+        graphs=(*both, first_frame),
         spatial=spatial,
         temporal=temporal,
         scale=float(config["scaling_factor"]),
@@ -161,14 +144,11 @@ def _load(folder: Path) -> AutoencoderKLLTXVideo:
 
 
 def _latents(name: str, channels: int, description: str = "") -> TensorSpec:
-    sizes = (Axis(name=f"latent_{axis}") for axis in ("frames", "height", "width"))
-    return TensorSpec(name=name, dtype="float32", axes=(Axis(name="batch"), channels, *sizes), description=description)
+    return parts.latents_tensor(name, channels, description, frames=Axis(name="latent_frames"))
 
 
 def _images(channels: int, spatial: int, temporal: int) -> TensorSpec:
-    frames = Axis(name="latent_frames", multiple=temporal, offset=1 - temporal)
-    sides = (Axis(name=f"latent_{side}", multiple=spatial) for side in ("height", "width"))
-    return TensorSpec(name="images", dtype="float32", axes=(Axis(name="batch"), channels, frames, *sides))
+    return parts.images_tensor(channels, spatial, frames=parts.video_frames(temporal))
 
 
 def _decoder_inputs(channels: int, conditioned: bool, planes: int) -> tuple[TensorSpec, ...]:
@@ -236,7 +216,7 @@ class Encoder(nn.Module):
         self.encoder = _with_own_layers(vae.encoder)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = _posterior(self.encoder(images * 2 - 1))
+        mean, std = parts.moments(self.encoder(images * 2 - 1))
         return self.normalise(mean), std * self.normalise.scale / self.normalise.std
 
 
@@ -264,7 +244,7 @@ class FirstFrame(nn.Module):
             latents [batch, channels, latent frames, latent height, latent width], and a mask [batch, 1, latent frames,
             1, 1].
         """
-        mean, std = _posterior(self.encoder(images[:, :, :1] * 2 - 1))
+        mean, std = parts.moments(self.encoder(images[:, :, :1] * 2 - 1))
         first = self.normalise(mean + std * noise)  # [batch, channels, 1, height, width]
         frames = (images.shape[2] - 1) // self.temporal_compression + 1
         is_first = (torch.arange(frames) == 0).float()[:, None, None]
@@ -324,12 +304,6 @@ def _mixed(z: Tensor, noise: Tensor | None, scale: Tensor | None) -> Tensor:
     assert noise is not None and scale is not None
     share = scale[:, None, None, None, None]
     return (1 - share) * z + share * noise
-
-
-def _posterior(encoded: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation of an encoder's output [batch, 2 · channels, …]."""
-    mean, logarithm = encoded.chunk(2, dim=1)
-    return mean, torch.exp(0.5 * logarithm.clamp(-30.0, 20.0))
 
 
 def _modulation(embedded: Tensor, table: Tensor) -> tuple[Tensor, ...]:

@@ -9,9 +9,7 @@ Latents are brought to mean 0 and deviation 1 channel by channel; that is inside
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKLQwenImage
@@ -19,8 +17,7 @@ from diffusers.models.autoencoders import autoencoder_kl_qwenimage as theirs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_deploy.bundle.manifest import Axis, Component, TensorSpec
-from dit_deploy.errors import SourceError
+from dit_deploy.exporters import autoencoder_parts as parts
 from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph
 
@@ -39,59 +36,23 @@ def graphs(folder: Path, channels: int, sample_size: int) -> tuple[list[Graph], 
         SourceError: the folder holds another class, or one that does not belong to the denoiser.
     """
     config = read_config(AutoencoderKLQwenImage, folder)
-    if config["z_dim"] != channels:
-        raise SourceError(
-            f"{folder} has {config['z_dim']} latent channels, the denoiser {channels}; they do not belong together"
-        )
-    for name in ("latents_mean", "latents_std"):
-        if len(config[name]) != channels:
-            raise SourceError(f"{folder}: {name} has {len(config[name])} numbers for {channels} channels")
+    parts.check_channels(folder, config["z_dim"], channels)
+    parts.check_statistics(folder, config, channels)
     compression = 2 ** (len(config["dim_mult"]) - 1)
-    images, latents = _images(config, compression), _latents("latents", channels)
-    typical = {"batch": 2, "latent_height": sample_size, "latent_width": sample_size}
-    encoder = Component(
-        path="vae_encoder/model.onnx",
-        inputs=(images.model_copy(update={"minimum": 0, "maximum": 1}),),
-        outputs=(
-            _latents("mean", channels, "of the latents' posterior, ready for the denoiser"),
-            _latents("std", channels, "standard deviation of the latents' posterior"),
-        ),
+    images = parts.images_tensor(config["input_channels"], compression)
+    latents = parts.latents_tensor("latents", channels)
+    made = parts.halves(
+        (parts.encoder_component(images, latents), parts.decoder_component(latents, images)),
+        (Encoder, Decoder),
+        (_EncoderReference, _DecoderReference),
+        lambda: _load(folder),
+        {"batch": 2, "latent_height": sample_size, "latent_width": sample_size},
     )
-    decoder = Component(path="vae_decoder/model.onnx", inputs=(latents,), outputs=(images,))
-    return [
-        Graph(
-            "vae_encoder", encoder, lambda: Encoder(_load(folder)), typical, lambda: _EncoderReference(_load(folder))
-        ),
-        Graph(
-            "vae_decoder", decoder, lambda: Decoder(_load(folder)), typical, lambda: _DecoderReference(_load(folder))
-        ),
-    ], compression
+    return made, compression
 
 
 def _load(folder: Path) -> AutoencoderKLQwenImage:
     return load_diffusers(AutoencoderKLQwenImage, folder)
-
-
-def _latents(name: str, channels: int, description: str = "") -> TensorSpec:
-    axes = (Axis(name="batch"), channels, Axis(name="latent_height"), Axis(name="latent_width"))
-    return TensorSpec(name=name, dtype="float32", axes=axes, description=description)
-
-
-def _images(config: Mapping[str, Any], compression: int) -> TensorSpec:
-    sides = (Axis(name=f"latent_{side}", multiple=compression) for side in ("height", "width"))
-    return TensorSpec(name="images", dtype="float32", axes=(Axis(name="batch"), config["input_channels"], *sides))
-
-
-class _Statistics(nn.Module):
-    """Mean and deviation of the latents, [channels, 1, 1]."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        for name, values in (("mean", config["latents_mean"]), ("std", config["latents_std"])):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None], persistent=False)
 
 
 class Encoder(nn.Module):
@@ -99,13 +60,12 @@ class Encoder(nn.Module):
 
     def __init__(self, vae: AutoencoderKLQwenImage) -> None:
         super().__init__()
-        self.statistics = _Statistics(vae.config)
+        self.statistics = parts.Statistics(vae.config, 2)
         self.encoder, self.quant_conv = for_one_frame(vae.encoder), for_one_frame(vae.quant_conv)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        mean, logarithm = self.quant_conv(self.encoder(images * 2 - 1)).chunk(2, dim=1)
-        std = torch.exp(0.5 * logarithm.clamp(-30.0, 20.0))
-        return (mean - self.statistics.mean) / self.statistics.std, std / self.statistics.std
+        mean, std = parts.moments(self.quant_conv(self.encoder(images * 2 - 1)))
+        return self.statistics.normalised(mean), std / self.statistics.std
 
 
 class Decoder(nn.Module):
@@ -113,11 +73,11 @@ class Decoder(nn.Module):
 
     def __init__(self, vae: AutoencoderKLQwenImage) -> None:
         super().__init__()
-        self.statistics = _Statistics(vae.config)
+        self.statistics = parts.Statistics(vae.config, 2)
         self.decoder, self.post_quant_conv = for_one_frame(vae.decoder), for_one_frame(vae.post_quant_conv)
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
-        z = latents * self.statistics.std + self.statistics.mean
+        z = self.statistics.back(latents)
         return (self.decoder(self.post_quant_conv(z)) / 2 + 0.5,)
 
 
@@ -195,12 +155,12 @@ class _EncoderReference(nn.Module):
 
     def __init__(self, vae: AutoencoderKLQwenImage) -> None:
         super().__init__()
-        self.vae, self.statistics = vae, _Statistics(vae.config)
+        self.vae, self.statistics = vae, parts.Statistics(vae.config, 2)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         posterior = self.vae.encode((images * 2 - 1).unsqueeze(2)).latent_dist
         mean, std = posterior.mean.squeeze(2), posterior.std.squeeze(2)
-        return (mean - self.statistics.mean) / self.statistics.std, std / self.statistics.std
+        return self.statistics.normalised(mean), std / self.statistics.std
 
 
 class _DecoderReference(nn.Module):
@@ -208,10 +168,10 @@ class _DecoderReference(nn.Module):
 
     def __init__(self, vae: AutoencoderKLQwenImage) -> None:
         super().__init__()
-        self.vae, self.statistics = vae, _Statistics(vae.config)
+        self.vae, self.statistics = vae, parts.Statistics(vae.config, 2)
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
-        z = (latents * self.statistics.std + self.statistics.mean).unsqueeze(2)
+        z = self.statistics.back(latents).unsqueeze(2)
         self.vae.clear_cache()
         states = [None] * self.vae._conv_num
         decoded = self.vae.decoder(self.vae.post_quant_conv(z), feat_cache=states, feat_idx=[0])

@@ -22,8 +22,9 @@ from diffusers.models.autoencoders import autoencoder_kl_wan as theirs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_deploy.bundle import Axis, Component, TensorSpec, Tiling
+from dit_deploy.bundle import Axis, TensorSpec, Tiling
 from dit_deploy.errors import SourceError
+from dit_deploy.exporters import autoencoder_parts as parts
 from dit_deploy.exporters.modules import load_diffusers, read_config
 from dit_deploy.exporters.source import Graph
 
@@ -57,13 +58,8 @@ def read(folder: Path, channels: int) -> dict[str, Any]:
             itself does not decode to what it encoded.
     """
     config = read_config(AutoencoderKLWan, folder)
-    if config["z_dim"] != channels:
-        raise SourceError(
-            f"{folder} has {config['z_dim']} latent channels, the denoiser {channels}; they do not belong together"
-        )
-    for name in ("latents_mean", "latents_std"):
-        if len(config[name]) != channels:
-            raise SourceError(f"{folder}: {name} has {len(config[name])} numbers for {channels} channels")
+    parts.check_channels(folder, config["z_dim"], channels)
+    parts.check_statistics(folder, config, channels)
     frames = 2 ** sum(map(bool, config["temperal_downsample"]))
     pixels = 2 ** (len(config["dim_mult"]) - 1) * (config["patch_size"] or 1)
     for name, made in (("scale_factor_temporal", frames), ("scale_factor_spatial", pixels)):
@@ -82,17 +78,15 @@ def load(folder: Path) -> AutoencoderKLWan:
 def graphs(folder: Path, config: Mapping[str, Any]) -> list[Graph]:
     """Return the two halves of the autoencoder in ``folder`` to export; ``config`` is what :func:`read` gives."""
     images, latents = images_tensor(config), latents_tensor("latents", config["z_dim"])
-    encoder = Component(
-        path="vae_encoder/model.onnx",
-        inputs=(images.model_copy(update={"minimum": 0, "maximum": 1}),),
-        # Without the deviation: the pipelines of Wan take the posterior's mode.
-        outputs=(latents_tensor("mean", config["z_dim"], "of the latents' posterior, ready for the denoiser"),),
+    # Without the deviation: the pipelines of Wan take the posterior's mode.
+    encoder = parts.encoder_component(images, latents, deviation=False)
+    return parts.halves(
+        (encoder, parts.decoder_component(latents, images)),
+        (Encoder, Decoder),
+        (_EncoderReference, _DecoderReference),
+        lambda: load(folder),
+        _PROVED,
     )
-    decoder = Component(path="vae_decoder/model.onnx", inputs=(latents,), outputs=(images,))
-    return [
-        Graph("vae_encoder", encoder, lambda: Encoder(load(folder)), _PROVED, lambda: _EncoderReference(load(folder))),
-        Graph("vae_decoder", decoder, lambda: Decoder(load(folder)), _PROVED, lambda: _DecoderReference(load(folder))),
-    ]
 
 
 def tiling(config: Mapping[str, Any]) -> Tiling | None:
@@ -110,29 +104,13 @@ def tiling(config: Mapping[str, Any]) -> Tiling | None:
 
 def latents_tensor(name: str, channels: int, description: str = "") -> TensorSpec:
     """Declare latents, float32 [batch, channels, latent_frames, latent_height, latent_width]."""
-    sides = (Axis(name=f"latent_{side}") for side in ("frames", "height", "width"))
-    return TensorSpec(name=name, dtype="float32", axes=(Axis(name="batch"), channels, *sides), description=description)
+    return parts.latents_tensor(name, channels, description, frames=Axis(name="latent_frames"))
 
 
-def images_tensor(config: Mapping[str, Any], name: str = "images") -> TensorSpec:
+def images_tensor(config: Mapping[str, Any]) -> TensorSpec:
     """Declare a video, float32 [batch, 3, 4 · latent_frames − 3, height, width]."""
     channels = config["in_channels"] // (config["patch_size"] or 1) ** 2
-    frames = Axis(name="latent_frames", multiple=FRAMES, offset=1 - FRAMES)
-    sides = (Axis(name=f"latent_{side}", multiple=config["scale_factor_spatial"]) for side in ("height", "width"))
-    return TensorSpec(name=name, dtype="float32", axes=(Axis(name="batch"), channels, frames, *sides))
-
-
-class Statistics(nn.Module):
-    """Mean and deviation of the latents, [channels, 1, 1, 1]."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        for name in ("mean", "std"):
-            values = torch.tensor(config[f"latents_{name}"], dtype=torch.float32)[:, None, None, None]
-            self.register_buffer(name, values, persistent=False)
+    return parts.images_tensor(channels, config["scale_factor_spatial"], frames=parts.video_frames(FRAMES))
 
 
 class Encoder(nn.Module):
@@ -141,7 +119,7 @@ class Encoder(nn.Module):
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
         self.patch = vae.config.patch_size or 1
-        self.statistics = Statistics(vae.config)
+        self.statistics = parts.Statistics(vae.config, 3)
         self.encoder, self.quant_conv = at_once(vae.encoder), vae.quant_conv
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
@@ -150,7 +128,7 @@ class Encoder(nn.Module):
     def encode(self, video: Tensor) -> Tensor:
         """Return the mean of the posterior of a video in −1 … 1."""
         mean, _ = self.quant_conv(self.encoder(theirs.patchify(video, self.patch))).chunk(2, dim=1)
-        return (mean - self.statistics.mean) / self.statistics.std
+        return self.statistics.normalised(mean)
 
 
 class Decoder(nn.Module):
@@ -159,11 +137,11 @@ class Decoder(nn.Module):
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
         self.patch = vae.config.patch_size or 1
-        self.statistics = Statistics(vae.config)
+        self.statistics = parts.Statistics(vae.config, 3)
         self.decoder, self.post_quant_conv = at_once(vae.decoder), vae.post_quant_conv
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
-        z = self.post_quant_conv(latents * self.statistics.std + self.statistics.mean)
+        z = self.post_quant_conv(self.statistics.back(latents))
         return (theirs.unpatchify(self.decoder(z, first_chunk=True), self.patch) / 2 + 0.5,)
 
 
@@ -249,11 +227,11 @@ class _EncoderReference(nn.Module):
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
-        self.vae, self.statistics = vae, Statistics(vae.config)
+        self.vae, self.statistics = vae, parts.Statistics(vae.config, 3)
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         mode = self.vae.encode(images * 2 - 1).latent_dist.mode()
-        return ((mode - self.statistics.mean) / self.statistics.std,)
+        return (self.statistics.normalised(mode),)
 
 
 class _DecoderReference(nn.Module):
@@ -261,11 +239,11 @@ class _DecoderReference(nn.Module):
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
-        self.vae, self.statistics = vae, Statistics(vae.config)
+        self.vae, self.statistics = vae, parts.Statistics(vae.config, 3)
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
         self.vae.clear_cache()
-        z = self.vae.post_quant_conv(latents * self.statistics.std + self.statistics.mean)
+        z = self.vae.post_quant_conv(self.statistics.back(latents))
         chunks = [
             self.vae.decoder(z[:, :, [frame]], feat_cache=self.vae._feat_map, feat_idx=[0], first_chunk=frame == 0)
             for frame in range(z.shape[2])

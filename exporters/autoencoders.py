@@ -13,8 +13,9 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
-from dit_deploy.bundle.manifest import Axis, Component, TensorSpec
+from dit_deploy.bundle.manifest import Component, TensorSpec
 from dit_deploy.errors import SourceError
+from dit_deploy.exporters import autoencoder_parts as parts
 from dit_deploy.exporters.source import Graph
 from dit_deploy.exporters.weights import read_json
 
@@ -104,11 +105,7 @@ def graphs(folder: Path, channels: int, sample_size: int) -> tuple[list[Graph], 
         sample_size: height and width of the latents in training.
     """
     vae = load_autoencoder(folder)
-    if vae.config.latent_channels != channels:
-        raise SourceError(
-            f"{folder} has {vae.config.latent_channels} latent channels, the denoiser {channels}; "
-            "they do not belong together"
-        )
+    parts.check_channels(folder, vae.config.latent_channels, channels)
     compression = spatial_compression(vae)
     typical = {"batch": 2, "latent_height": sample_size, "latent_width": sample_size}
     halves = [
@@ -118,38 +115,16 @@ def graphs(folder: Path, channels: int, sample_size: int) -> tuple[list[Graph], 
     return halves, (compression, *factors(vae))
 
 
-def _latents(name: str, channels: int, description: str = "") -> TensorSpec:
-    axes = (Axis(name="batch"), channels, Axis(name="latent_height"), Axis(name="latent_width"))
-    return TensorSpec(name=name, dtype="float32", axes=axes, description=description)
-
-
-def _images(channels: int, compression: int, minimum: float | None = 0, maximum: float | None = 1) -> TensorSpec:
-    axes = (
-        Axis(name="batch"),
-        channels,
-        Axis(name="latent_height", multiple=compression),
-        Axis(name="latent_width", multiple=compression),
-    )
-    return TensorSpec(name="images", dtype="float32", axes=axes, minimum=minimum, maximum=maximum)
-
-
 def encoder_component(vae: Autoencoder, compression: int) -> Component:
     """Declare the encoder's input and outputs."""
-    channels = vae.config.latent_channels
-    outputs = [_latents("mean", channels, "of the latents' posterior, ready for the denoiser")]
-    if isinstance(vae, AutoencoderKL):
-        outputs.append(_latents("std", channels, "standard deviation of the latents' posterior"))
-    return Component(
-        path="vae_encoder/model.onnx",
-        inputs=(_images(vae.config.in_channels, compression),),
-        outputs=tuple(outputs),
-    )
+    images, latents = parts.images_tensor(vae.config.in_channels, compression), _latents(vae)
+    return parts.encoder_component(images, latents, deviation=isinstance(vae, AutoencoderKL))
 
 
 def decoder_component(vae: Autoencoder, compression: int) -> Component:
     """Declare the decoder's input and output."""
-    return Component(
-        path="vae_decoder/model.onnx",
-        inputs=(_latents("latents", vae.config.latent_channels),),
-        outputs=(_images(vae.config.out_channels, compression, None, None),),
-    )
+    return parts.decoder_component(_latents(vae), parts.images_tensor(vae.config.out_channels, compression))
+
+
+def _latents(vae: Autoencoder) -> TensorSpec:
+    return parts.latents_tensor("latents", vae.config.latent_channels)

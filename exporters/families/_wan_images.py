@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from dit_deploy.bundle import Axis, Component, TensorSpec
 from dit_deploy.exporters import autoencoder_wan
+from dit_deploy.exporters.autoencoder_parts import bounded
 from dit_deploy.exporters.autoencoder_wan import FRAMES
 from dit_deploy.exporters.source import Graph
 
@@ -61,7 +62,7 @@ def first_frame_graph(vae: Path, config: Mapping[str, Any]) -> Graph:
 
 
 def _component(config: Mapping[str, Any], *outputs: TensorSpec) -> Component:
-    images = autoencoder_wan.images_tensor(config).model_copy(update={"minimum": 0, "maximum": 1})
+    images = bounded(autoencoder_wan.images_tensor(config))
     frames = images.axes[2]
     given = TensorSpec(
         name="given",

@@ -9,16 +9,16 @@ height and width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_deploy.bundle.manifest import Axis, Component, Guidance, Latents, Prediction, TensorSpec
+from dit_deploy.bundle.manifest import Axis, Component, Guidance, Latents, TensorSpec
 from dit_deploy.errors import SourceError
+from dit_deploy.exporters.families import _parts as parts
 
-__all__ = ["ARCHITECTURES", "DiT", "DiTConfig", "denoiser_component", "guidance", "prediction"]
+__all__ = ["ARCHITECTURES", "DiT", "DiTConfig", "denoiser_component", "guidance"]
 
 FREQUENCIES = 256  # width of the sinusoidal timestep embedding, the same in both formats
 
@@ -218,26 +218,13 @@ class DiT(nn.Module):
 def denoiser_component(config: DiTConfig, num_train_timesteps: int) -> Component:
     """Declare the denoiser's inputs and outputs."""
     batch = Axis(name="batch")
-    latents = (
-        batch,
-        config.in_channels,
-        Axis(name="patch_height", multiple=config.patch_size),
-        Axis(name="patch_width", multiple=config.patch_size),
+    prediction, *variance = parts.output_tensors(
+        config.in_channels, config.patch_size, variance=config.learned_variance
     )
-    outputs = [TensorSpec(name="prediction", dtype="float32", axes=latents, description="the predicted noise")]
-    if config.learned_variance:
-        outputs.append(
-            TensorSpec(
-                name="variance",
-                dtype="float32",
-                axes=latents,
-                description="-1 … 1 from the smallest to the largest log-variance, not clipped",
-            )
-        )
     return Component(
         path="denoiser/model.onnx",
         inputs=(
-            TensorSpec(name="latents", dtype="float32", axes=latents),
+            parts.latents_tensor(config.in_channels, config.patch_size),
             TensorSpec(
                 name="timestep",
                 dtype="float32",
@@ -255,7 +242,7 @@ def denoiser_component(config: DiTConfig, num_train_timesteps: int) -> Component
                 description=f"{config.num_classes} is the null class",
             ),
         ),
-        outputs=tuple(outputs),
+        outputs=(prediction.model_copy(update={"description": "the predicted noise"}), *variance),
     )
 
 
@@ -270,17 +257,6 @@ def latents(config: DiTConfig, spatial_compression: int, scaling_factor: float, 
         scaling_factor=scaling_factor,
         shift_factor=shift_factor,
     )
-
-
-def prediction(config: DiTConfig, prediction_type: object) -> Prediction:
-    """Declare what the output means; ``prediction_type`` is the scheduler config's.
-
-    Raises :class:`SourceError` for one that no sampler here knows.
-    """
-    known = get_args(Prediction.model_fields["type"].annotation)
-    if prediction_type not in known:
-        raise SourceError(f"prediction_type {prediction_type!r} of the scheduler config is none of {', '.join(known)}")
-    return Prediction.model_validate({"type": prediction_type, "learned_range_variance": config.learned_variance})
 
 
 def guidance(config: DiTConfig, channels: int | None) -> Guidance:

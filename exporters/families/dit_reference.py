@@ -6,18 +6,12 @@ reference is the model's own modules with that last step written out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from diffusers import DiTTransformer2DModel
-from diffusers.models.embeddings import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_deploy.errors import SourceError
-
-__all__ = ["DiffusersDiT", "load_diffusers_dit"]
+__all__ = ["DiffusersDiT"]
 
 
 class DiffusersDiT(nn.Module):
@@ -48,25 +42,3 @@ class DiffusersDiT(nn.Module):
         output = model.proj_out_2(model.norm_out(hidden_states) * (1 + scale[:, None]) + shift[:, None])
         output = output.reshape(-1, height, width, patch, patch, channels)
         return torch.einsum("nhwpqc->nchpwq", output).reshape(-1, channels, height * patch, width * patch)
-
-
-def load_diffusers_dit(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiTTransformer2DModel:
-    """Build diffusers' model around ``tensors`` without copying those that are float32 already."""
-    # Named in the config of the official pipelines, which predates the class of its own.
-    accepted = {key: value for key, value in config.items() if not key.startswith("_")}
-    with torch.device("meta"):
-        model = DiTTransformer2DModel.from_config(accepted)
-    try:
-        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
-    except RuntimeError as error:
-        raise SourceError(f"the weights do not fit their config.json: {str(error).splitlines()[-1].strip()}") from error
-    # The position table is the only buffer that no checkpoint holds.
-    positions = PatchEmbed(
-        height=model.config.sample_size,
-        width=model.config.sample_size,
-        patch_size=model.config.patch_size,
-        in_channels=model.config.in_channels,
-        embed_dim=model.inner_dim,
-    )
-    model.pos_embed.pos_embed = positions.pos_embed
-    return model.eval().requires_grad_(False)

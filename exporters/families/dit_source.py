@@ -14,18 +14,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from dit_deploy.bundle import Scheduler
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoders
 from dit_deploy.exporters import weights as files
+from dit_deploy.exporters.families import _parts as parts
 from dit_deploy.exporters.families import dit, dit_weights
 from dit_deploy.exporters.families.dit import DiTConfig
-from dit_deploy.exporters.families.dit_reference import DiffusersDiT, load_diffusers_dit
+from dit_deploy.exporters.families.dit_reference import DiffusersDiT
+from dit_deploy.exporters.modules import check_class, load_diffusers
 from dit_deploy.exporters.source import Graph, Source
 
 __all__ = ["Checkpoint", "open_checkpoint", "open_file", "open_pipeline", "open_transformer"]
+
+#: The class of the transformer when the official folders were saved.
+_FORMER_CLASS = "Transformer2DModel"
 
 #: The scheduler of the official DiT pipelines, for a transformer that comes without one.
 _DIFFUSERS_SCHEDULER: dict[str, Any] = {
@@ -110,7 +116,7 @@ class Checkpoint:
             name=self.name,
             graphs=tuple(graphs),
             latents=dit.latents(config, *geometry),
-            prediction=dit.prediction(config, self.scheduler_config.get("prediction_type", "epsilon")),
+            prediction=parts.read_prediction(self.scheduler_config, variance=config.learned_variance),
             guidance=dit.guidance(config, self.guidance_channels),
             scheduler_config=self.scheduler_config,
             scheduler=Scheduler(num_inference_steps=self.num_inference_steps),
@@ -209,10 +215,7 @@ def _diffusers_source(
     scheduler_config: Mapping[str, Any],
     labels: Mapping[str, str],
 ) -> Checkpoint:
-    config = files.read_json(folder / "config.json")
-    # The official DiT folders were saved while the class was still called Transformer2DModel.
-    if config.get("_class_name") not in ("DiTTransformer2DModel", "Transformer2DModel"):
-        raise SourceError(f"{folder} holds a {config.get('_class_name')}; this version exports DiTTransformer2DModel")
+    config = check_class(folder, DiTTransformer2DModel.__name__, _FORMER_CLASS)
 
     def read() -> tuple[DiTConfig, dict[str, Tensor]]:
         return dit_weights.from_diffusers(config, files.folder_tensors(folder))
@@ -222,7 +225,7 @@ def _diffusers_source(
         name=path.resolve().name,
         config=read()[0],
         network=lambda: dit_weights.load(*read()),
-        reference=lambda: DiffusersDiT(load_diffusers_dit(config, files.folder_tensors(folder))).eval(),
+        reference=lambda: DiffusersDiT(load_diffusers(DiTTransformer2DModel, folder, _FORMER_CLASS)),
         vae_folder=vae_folder,
         scheduler_config=scheduler_config,
         num_inference_steps=50,

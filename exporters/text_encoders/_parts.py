@@ -19,6 +19,8 @@ from dit_deploy.exporters.weights import folder_tensors, read_json
 __all__ = [
     "RMSNorm",
     "activation",
+    "check_layer",
+    "check_positions",
     "decoder_name",
     "hidden_states",
     "input_tensors",
@@ -66,6 +68,20 @@ def read_config(folder: Path, *kinds: str) -> Any:
     except Exception as error:  # the config classes check their fields with errors of several kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SourceError(f"{folder}/config.json: {reason}") from error
+
+
+def check_layer(folder: Path, count: int, hidden_layer: int | None) -> None:
+    """Raise :class:`SourceError` where a model of ``count`` layers has no ``hidden_states[hidden_layer]``."""
+    if hidden_layer is not None and not -count - 1 <= hidden_layer <= -1:
+        raise SourceError(f"{folder} has {count} layers, none for hidden_states[{hidden_layer}]")
+
+
+def check_positions(folder: Path, config: Any, tokens: int) -> int:
+    """Return how many positions a model's table has; :class:`SourceError` where that is less than ``tokens``."""
+    limit = int(config.max_position_embeddings)
+    if tokens > limit:
+        raise SourceError(f"{folder} has {limit} positions (max_position_embeddings); its tokenizer makes {tokens}")
+    return limit
 
 
 def activation(name: str) -> nn.Module:

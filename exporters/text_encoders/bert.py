@@ -37,9 +37,7 @@ def graph(
         SourceError: the folder holds no such model, or one with relative positions.
     """
     config = parts.read_config(folder, "bert")
-    limit = config.max_position_embeddings
-    if tokens > limit:
-        raise SourceError(f"{folder} has {limit} positions (max_position_embeddings); its tokenizer makes {tokens}")
+    limit = parts.check_positions(folder, config, tokens)
     if (kind := getattr(config, "position_embedding_type", None)) not in (None, "absolute"):
         raise SourceError(f"{folder} has {kind} positions; supported are absolute ones")
     outputs = [parts.hidden_states(output, config.hidden_size, limit)]

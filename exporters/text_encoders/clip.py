@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dit_deploy.bundle.manifest import Axis, TensorSpec
-from dit_deploy.errors import SourceError
 from dit_deploy.exporters.modules import load_transformers
 from dit_deploy.exporters.source import Graph
 from dit_deploy.exporters.text_encoders import _parts as parts
@@ -50,11 +49,8 @@ def graph(
     """
     config = parts.read_config(folder, "clip_text_model", "clip")
     config = getattr(config, "text_config", config)
-    limit = config.max_position_embeddings
-    if tokens > limit:
-        raise SourceError(f"{folder} has {limit} positions (max_position_embeddings); its tokenizer makes {tokens}")
-    if hidden_layer is not None and not -config.num_hidden_layers - 1 <= hidden_layer <= -1:
-        raise SourceError(f"{folder} has {config.num_hidden_layers} layers, none for hidden_states[{hidden_layer}]")
+    limit = parts.check_positions(folder, config, tokens)
+    parts.check_layer(folder, config.num_hidden_layers, hidden_layer)
     outputs = []
     if hidden_output is not None:
         outputs.append(parts.hidden_states(hidden_output, config.hidden_size, limit))

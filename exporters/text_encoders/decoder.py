@@ -9,6 +9,7 @@ at batch 2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters.masks import MASKED
 from dit_deploy.exporters.text_encoders import _parts as parts
 
-__all__ = ["Decoder", "DecoderConfig", "check_layer", "layers_for", "rope_theta"]
+__all__ = ["Decoder", "DecoderConfig", "decoder_config"]
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,44 @@ class DecoderConfig:
     softcap: float | None = None
 
 
-def layers_for(count: int, hidden_layer: int | None) -> int:
-    """Return how many of ``count`` layers are needed for ``hidden_states[hidden_layer]``; ``None``: the last, normed.
+def decoder_config(folder: Path, config: Any, hidden_layer: int | None = None, **differences: Any) -> DecoderConfig:
+    """Return the sizes and the kind of a decoder, as its transformers ``config`` says them.
 
-    Of transformers' tuple −1 is the last, normalised too, and −2 what the last layer takes.
+    Args:
+        folder: the model's, to name it.
+        hidden_layer: which of transformers' ``hidden_states`` is read: ``None`` or −1, the last, after the final
+            normalisation; −2, what the last layer takes, not normalised; and so on. Later layers are left out.
+        differences: fields in which this kind of model is unlike the others, or whose config calls them otherwise.
+
+    Raises:
+        SourceError: there is no such layer, or rotary positions are scaled in a way that is not supported.
     """
-    return count if hidden_layer in (None, -1) else count + 1 + int(hidden_layer or 0)
+    count = config.num_hidden_layers
+    parts.check_layer(folder, count, hidden_layer)
+    needed = count if hidden_layer is None else min(count, count + 1 + hidden_layer)
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kinds = getattr(config, "layer_types", None) or ("full_attention",) * count
+    bias = getattr(config, "attention_bias", False)
+    said = {
+        "vocabulary": config.vocab_size,
+        "width": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "groups": config.num_key_value_heads,
+        "head_width": head_width,
+        "inner": config.intermediate_size,
+        "activation": getattr(config, "hidden_act", None),
+        "eps": config.rms_norm_eps,
+        "theta": _rope_theta(folder, config),
+        "windows": tuple(config.sliding_window if kind == "sliding_attention" else None for kind in kinds[:needed]),
+        "final_norm": hidden_layer in (None, -1),
+        "scale": head_width**-0.5,
+        "qkv_bias": bias,
+        "out_bias": bias,
+    }
+    return DecoderConfig(**{**said, **differences})
 
 
-def check_layer(folder: Any, count: int, hidden_layer: int | None) -> None:
-    """Raise :class:`SourceError` where a model of ``count`` layers has no ``hidden_states[hidden_layer]``."""
-    if hidden_layer is not None and not -count - 1 <= hidden_layer <= -1:
-        raise SourceError(f"{folder} has {count} layers, none for hidden_states[{hidden_layer}]")
-
-
-def rope_theta(folder: Any, config: Any) -> float:
+def _rope_theta(folder: Path, config: Any) -> float:
     """Return the base of the rotary frequencies of a transformers config.
 
     Raises:

@@ -12,7 +12,7 @@ from dit_deploy.bundle.manifest import Axis, TensorSpec
 from dit_deploy.exporters.modules import load_transformers
 from dit_deploy.exporters.source import Graph
 from dit_deploy.exporters.text_encoders import _parts as parts
-from dit_deploy.exporters.text_encoders.decoder import Decoder, DecoderConfig, rope_theta
+from dit_deploy.exporters.text_encoders.decoder import Decoder, DecoderConfig, decoder_config
 
 __all__ = ["Gemma", "graph"]
 
@@ -43,7 +43,7 @@ def graph(
         SourceError: the folder holds no such model.
     """
     config = parts.read_config(folder, "gemma2")
-    theta = rope_theta(folder, config)
+    decoder = _config(folder, config)
     outputs = [parts.hidden_states(output, config.hidden_size)]
     if mask_output is not None:
         outputs.append(parts.mask_tensor(mask_output))
@@ -54,7 +54,7 @@ def graph(
     return Graph(
         component,
         parts.text_component(component, inputs, outputs),
-        lambda: parts.load(lambda: Gemma(_config(config, theta), **options), folder, parts.decoder_name),
+        lambda: parts.load(lambda: Gemma(decoder, **options), folder, parts.decoder_name),
         {"batch": 3, "sequence_length": max(tokens, keep or 1)},
         reference=lambda: _Reference(folder, **options),
         feeds=parts.mask_feeds(config.vocab_size),
@@ -65,23 +65,12 @@ def _kept(spec: TensorSpec, keep: int) -> TensorSpec:
     return spec.model_copy(update={"axes": (Axis(name="batch"), keep, *spec.axes[2:])})
 
 
-def _config(config: Any, theta: float) -> DecoderConfig:
-    kinds = config.layer_types[: config.num_hidden_layers]
-    return DecoderConfig(
-        vocabulary=config.vocab_size,
-        width=config.hidden_size,
-        heads=config.num_attention_heads,
-        groups=config.num_key_value_heads,
-        head_width=config.head_dim,
-        inner=config.intermediate_size,
+def _config(folder: Path, config: Any) -> DecoderConfig:
+    return decoder_config(
+        folder,
+        config,
         activation=config.hidden_activation,
-        eps=config.rms_norm_eps,
-        theta=theta,
-        windows=tuple(config.sliding_window if kind == "sliding_attention" else None for kind in kinds),
-        final_norm=True,
         scale=config.query_pre_attn_scalar**-0.5,
-        qkv_bias=config.attention_bias,
-        out_bias=config.attention_bias,
         sandwich=True,
         norm_offset=1.0,
         embedding_scale=config.hidden_size**0.5,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,7 +11,7 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters.modules import load_transformers
 from dit_deploy.exporters.source import Graph
 from dit_deploy.exporters.text_encoders import _parts as parts
-from dit_deploy.exporters.text_encoders.decoder import Decoder, DecoderConfig, check_layer, layers_for, rope_theta
+from dit_deploy.exporters.text_encoders.decoder import Decoder, DecoderConfig, decoder_config
 
 __all__ = ["Llama", "graph"]
 
@@ -34,18 +33,16 @@ def graph(
         tokens: how many a prompt has, typically, those of the template included.
         output: the name of the hidden states, float32 [batch, sequence_length - drop, width].
         mask_output: the name of their mask, int64 [batch, sequence_length - drop].
-        hidden_layer: ``None`` or −1: the last, after the final normalisation; −3: what the last layer but one takes,
-            not normalised, as ``hidden_states`` of transformers. Layers that nothing needs are left out.
+        hidden_layer: see :func:`~dit_deploy.exporters.text_encoders.decoder.decoder_config`.
         drop: leave out this many tokens at the start of each text, those of a template; the others stay where they are.
 
     Raises:
         SourceError: the folder holds no such model, or none with as many layers.
     """
     config = parts.read_config(folder, "llama")
-    check_layer(folder, config.num_hidden_layers, hidden_layer)
     if config.mlp_bias:
         raise SourceError(f"{folder} has mlp_bias, which no released Llama has, and is not supported")
-    decoder = _config(config, rope_theta(folder, config), hidden_layer)
+    decoder = decoder_config(folder, config, hidden_layer)
     whole = parts.hidden_states(output, config.hidden_size), parts.mask_tensor(mask_output)
     outputs = [_behind(spec, drop) for spec in whole]
     return Graph(
@@ -55,26 +52,6 @@ def graph(
         {"batch": 3, "sequence_length": max(tokens, drop + 1)},
         reference=lambda: _Reference(folder, hidden_layer, drop),
         feeds=parts.mask_feeds(config.vocab_size, least=drop + 1),
-    )
-
-
-def _config(config: Any, theta: float, hidden_layer: int | None) -> DecoderConfig:
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return DecoderConfig(
-        vocabulary=config.vocab_size,
-        width=config.hidden_size,
-        heads=config.num_attention_heads,
-        groups=config.num_key_value_heads,
-        head_width=head_width,
-        inner=config.intermediate_size,
-        activation=config.hidden_act,
-        eps=config.rms_norm_eps,
-        theta=theta,
-        windows=(None,) * layers_for(config.num_hidden_layers, hidden_layer),
-        final_norm=hidden_layer in (None, -1),
-        scale=head_width**-0.5,
-        qkv_bias=config.attention_bias,
-        out_bias=config.attention_bias,
     )
 
 

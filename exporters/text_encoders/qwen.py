@@ -7,7 +7,6 @@ plain rotary embedding.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from dit_deploy.exporters.modules import load_transformers
 from dit_deploy.exporters.source import Graph
 from dit_deploy.exporters.text_encoders import _parts as parts
-from dit_deploy.exporters.text_encoders.decoder import Decoder, DecoderConfig, check_layer, layers_for, rope_theta
+from dit_deploy.exporters.text_encoders.decoder import Decoder, DecoderConfig, decoder_config
 
 __all__ = ["Qwen", "graph"]
 
@@ -42,8 +41,7 @@ def graph(
         tokens: how many a prompt has, typically, those of the template included.
         output: the name of the hidden states, float32 [batch, sequence_length, width].
         mask_output: the name of the mask of what stands in ``output``, int64 [batch, sequence_length].
-        hidden_layer: ``None`` or −1: the last, after the final normalisation; −2: before the last layer, not
-            normalised, as ``hidden_states`` of transformers. Layers that nothing needs are left out.
+        hidden_layer: see :func:`~dit_deploy.exporters.text_encoders.decoder.decoder_config`.
         drop: leave out this many tokens at the start of each text, those of a template.
 
     Raises:
@@ -52,8 +50,10 @@ def graph(
     config = parts.read_config(folder, *_KINDS)
     kind = config.model_type
     config = getattr(config, "text_config", config)
-    check_layer(folder, config.num_hidden_layers, hidden_layer)
-    decoder = _config(config, rope_theta(folder, config), hidden_layer)
+    qwen3 = config.model_type == "qwen3"
+    # Qwen 2 has biases, and its config does not say so.
+    differences = {"qk_norm": True} if qwen3 else {"qkv_bias": True, "out_bias": False}
+    decoder = decoder_config(folder, config, hidden_layer, **differences)
     outputs = [parts.hidden_states(output, config.hidden_size), parts.mask_tensor(mask_output)]
     return Graph(
         component,
@@ -62,29 +62,6 @@ def graph(
         {"batch": 3, "sequence_length": max(tokens, drop + 1)},
         reference=lambda: _Reference(folder, kind, hidden_layer, drop),
         feeds=parts.mask_feeds(config.vocab_size, least=drop + 1),
-    )
-
-
-def _config(config: Any, theta: float, hidden_layer: int | None) -> DecoderConfig:
-    qwen3 = config.model_type == "qwen3"
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kinds = config.layer_types[: layers_for(config.num_hidden_layers, hidden_layer)]
-    return DecoderConfig(
-        vocabulary=config.vocab_size,
-        width=config.hidden_size,
-        heads=config.num_attention_heads,
-        groups=config.num_key_value_heads,
-        head_width=head_width,
-        inner=config.intermediate_size,
-        activation=config.hidden_act,
-        eps=config.rms_norm_eps,
-        theta=theta,
-        windows=tuple(config.sliding_window if kind == "sliding_attention" else None for kind in kinds),
-        final_norm=hidden_layer in (None, -1),
-        scale=head_width**-0.5,
-        qkv_bias=config.attention_bias if qwen3 else True,
-        out_bias=config.attention_bias if qwen3 else False,
-        qk_norm=qwen3,
     )
 
 
