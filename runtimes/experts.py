@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from dit_deploy.runtimes.guided import Denoiser, Sampled
@@ -48,7 +49,8 @@ class ExpertDenoiser:
 
     def __call__(self, state: Sampled, row: int) -> tuple[Array, Array | None]:
         """Return ``prediction`` and ``variance`` of the denoiser whose timestep it is."""
-        high = bool(state.table.timesteps[row] >= self._boundary)
+        # In float32, as torch compares: a timestep is float32, and 833.3 is a hair below 0.8333 · 1000 there.
+        high = bool(np.float32(state.table.timesteps[row]) >= np.float32(self._boundary))
         if self._active is None or self._active[0] != high:
             self._close()
             self._active = high, self._make[high]().__enter__()

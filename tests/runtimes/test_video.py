@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from dit_deploy.bundle import Tiling
 from dit_deploy.errors import InputError
 from dit_deploy.exporters import export
 from dit_deploy.runtimes.autoencoder import Compression, decode, encode
+from dit_deploy.runtimes.experts import ExpertDenoiser
 from dit_deploy.runtimes.frames import latent_frames, pixel_frames
 from dit_deploy.runtimes.tiling import Pieces, Span
 from dit_deploy.runtimes.video import read_video, write_video
@@ -74,6 +76,32 @@ def test_two_denoisers_take_turns_at_the_boundary(pipe: Pipeline) -> None:
         np.testing.assert_allclose(out.frames, decoded, atol=1e-5)
         assert np.asarray(out.frames).shape == (2, 9, 24, 20, 3)
         assert (out.images, out.frame_rate) == ([], 8.0)
+
+
+def test_a_timestep_at_the_boundary_is_the_firsts() -> None:
+    """As diffusers' pipelines decide it: ``t >= boundary_ratio * num_train_timesteps``, with a tensor."""
+    timesteps, boundary = [900.0, float(np.float32(833.3)), 800.0], 0.8333 * 1000
+    assert timesteps[1] < boundary
+    asked: list[bool] = []
+
+    class Either:
+        seconds = 0.0
+
+        def __init__(self, first: bool) -> None:
+            self.first = first
+
+        def __enter__(self) -> Either:
+            return self
+
+        def __exit__(self, *exception: object) -> None: ...
+
+        def __call__(self, state: Any, row: int) -> Any:
+            asked.append(self.first)
+
+    both = ExpertDenoiser(lambda: Either(True), lambda: Either(False), boundary)
+    for row in range(3):
+        both(SimpleNamespace(table=SimpleNamespace(timesteps=timesteps)), row)
+    assert asked == [bool(t >= boundary) for t in torch.tensor(timesteps)] == [True, True, False]
 
 
 def test_one_denoiser_at_a_time_draws_the_same(bundle: Bundle, pipe: Pipeline) -> None:
