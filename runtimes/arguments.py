@@ -14,6 +14,7 @@ from dit_deploy.sampling import NoiseSource
 from dit_deploy.text import one_line
 
 __all__ = [
+    "check_calls",
     "check_limits",
     "check_sizes",
     "draw_noise",
@@ -37,6 +38,20 @@ def shown(value: object, limit: int = 100) -> str:
 def nearest(size: int, multiple: int) -> int:
     """Return the multiple of ``multiple`` that is nearest to ``size``, and at least one of it."""
     return max(1, round(size / multiple)) * multiple
+
+
+def check_calls(callback: object, progress: object) -> None:
+    """Check what is called during a run, before it: ``callback`` may be ``None``, ``progress`` true or false.
+
+    Raises:
+        InputError: one cannot be called.
+    """
+    if callback is not None and not callable(callback):
+        raise InputError(
+            f"callback: {shown(callback)} came, expected a function of the step, their number, the latents"
+        )
+    if not isinstance(progress, bool) and not callable(progress):
+        raise InputError(f"progress: {shown(progress)} came, expected true, false or a function")
 
 
 def check_sizes(multiple: int, **sizes: object) -> None:

@@ -266,6 +266,8 @@ def _skipping(spec: TensorSpec | None, layers: Sequence[int], batch: int) -> dic
 
 
 def _tensors(field: str, specs: Mapping[str, TensorSpec], given: Mapping[str, object]) -> dict[str, Array]:
+    if not isinstance(given, Mapping):
+        raise InputError(f"{field}: {shown(given)} came, expected numpy arrays by name")
     tensors: dict[str, Array] = {}
     for name, value in given.items():
         if name not in specs:

@@ -19,6 +19,7 @@ from PIL import Image
 from dit_deploy.bundle import Bundle
 from dit_deploy.errors import Cancelled, InputError
 from dit_deploy.runtimes.arguments import (
+    check_calls,
     check_limits,
     check_sizes,
     draw_noise,
@@ -232,6 +233,7 @@ class Pipeline:
             raise InputError(f'output_type: {shown(output_type)} came, expected "pil", "numpy" or "latent"')
         if output_type != "latent" and "vae_decoder" not in self._components:
             raise InputError('this bundle has no VAE decoder; ask for output_type="latent", or export with a VAE')
+        check_calls(callback, progress)
         check_sizes(self.pixel_multiple, height=height, width=width)
         check_limits(manifest, height, width)
         frames = latent_frames(manifest, num_frames)

@@ -100,7 +100,7 @@ class Guidance:
             raise InputError(
                 f"guidance channels: {self.channels!r} came, an integer of 1 or more, or None, was expected"
             )
-        ends = tuple(self.interval)
+        ends = self.interval if isinstance(self.interval, (tuple, list)) else ()
         if len(ends) != 2 or not all(_is_number(end) for end in ends) or not 0.0 <= ends[0] <= ends[1] <= 1.0:
             raise InputError(
                 f"guidance interval: {self.interval!r} came, two fractions with 0 <= first <= second <= 1 expected"

@@ -263,6 +263,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     ({"scheduler": "flow-euler"}, "output for flow_prediction, but this bundle's denoiser predicts epsilon"),
     ({"output_type": "jpeg"}, "output_type: 'jpeg' came"),
+    ({"guidance_interval": 0.5}, "guidance interval: 0.5 came"),
+    ({"conditions": 3}, "conditions: 3 came, expected numpy arrays by name"),
+    ({"unconditional": [3]}, r"unconditional: \[3\] came, expected numpy arrays by name"),
+    ({"callback": 3}, "callback: 3 came, expected a function"),
+    ({"progress": 3}, "progress: 3 came, expected true, false or a function"),
     ({"scheduler": {"_class_name": "DDPMScheduler", "variance_type": "learned"}}, "learned"),
 ]
 
