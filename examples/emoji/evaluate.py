@@ -9,21 +9,16 @@ All names were trained on: this measures how well the model remembers, nothing e
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import numpy as np
 import torch
-import transformers
 from data import PACKAGE, Emoji, load_emoji
 from diffusers import AutoencoderKL
 from PIL import Image
 from sampling import BundleSampler, Sampler, TorchSampler
+from shared import versions, write_json
 from train_vae import reconstruction_psnr
 
 HERE = Path(__file__).resolve().parent
@@ -102,13 +97,7 @@ def score(sampler: Sampler, emoji: Emoji, args: argparse.Namespace) -> dict[str,
         "distance": "root of the mean squared difference of RGB pixels",
         "by_guidance_scale": scales,
         "vae_psnr_db": reconstruction_psnr(vae, emoji.images.to(args.device)),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
     }
 
 
@@ -146,9 +135,7 @@ def main() -> None:
     scores = score(sampler, load_emoji(args.data), args)
     print_table(scores)
     if args.output:
-        partial = args.output.with_suffix(".partial")
-        partial.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, args.output)
+        write_json(scores, args.output)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,18 @@ for all of them. The sizes here are small; the layout is that of `PixArtSigmaPip
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import tokenizers
-import torch
 from data import IMAGE_SIZE
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtTransformer2DModel
-from safetensors.torch import save_file
+from shared import build_t5, initialise_linears, save_tensors, whole_folder, write_json
 from tokenizers import models, pre_tokenizers, trainers
 from torch import nn
-from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import T5EncoderModel, T5TokenizerFast
 
 LATENT_CHANNELS = 8
 LATENT_SIZE = 16
@@ -74,14 +71,7 @@ def build_dit(text_width: int, width: int = 288, layers: int = 6, head_dim: int 
 
 def _initialise(dit: PixArtTransformer2DModel) -> None:
     """PixArt's initialisation: Xavier for linears, N(0, 0.02) for embedders, zero at each cross-attention's end."""
-    for module in dit.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    patch = dit.pos_embed.proj
-    nn.init.xavier_uniform_(patch.weight.view(patch.weight.shape[0], -1))
-    nn.init.zeros_(patch.bias)
+    initialise_linears(dit)
     embedder = dit.adaln_single.emb.timestep_embedder
     for linear in (
         embedder.linear_1,
@@ -97,19 +87,7 @@ def _initialise(dit: PixArtTransformer2DModel) -> None:
 
 def build_text_encoder(vocabulary: int) -> T5EncoderModel:
     """A fresh T5 encoder: input_ids [n, tokens] -> hidden states [n, tokens, 160]."""
-    config = T5Config(
-        vocab_size=vocabulary,
-        d_model=160,
-        d_kv=32,
-        num_heads=5,
-        d_ff=320,
-        num_layers=2,
-        feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
-        is_encoder_decoder=False,
-        use_cache=False,
-    )
-    return T5EncoderModel(config)
+    return build_t5(vocabulary, width=160, heads=5, feed_forward=320)
 
 
 def train_tokenizer(captions: Iterable[str]) -> T5TokenizerFast:
@@ -144,34 +122,18 @@ def build_scheduler() -> DPMSolverMultistepScheduler:
 
 
 def save_component(component: Any, folder: Path) -> None:
-    """Write one part of the pipeline to `folder`, whole files only: a reader never sees half of one.
-
-    Weights are stored in float16; diffusers and transformers load them as float32 where asked to.
-    """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    if isinstance(component, nn.Module):
-        if isinstance(component, T5EncoderModel):
+    """Write one part of the pipeline to `folder`, whole files only; weights are stored in float16."""
+    with whole_folder(folder) as partial:
+        if isinstance(component, T5TokenizerFast):
+            component.save_pretrained(partial)
+        elif isinstance(component, T5EncoderModel):
             component.config.save_pretrained(partial)
-            name = "model.safetensors"
+            # T5 holds its embedding under two names; transformers stores the first.
+            save_tensors(component, partial / "model.safetensors", left_out=("encoder.embed_tokens.weight",))
         else:
             component.save_config(str(partial))
-            name = "diffusion_pytorch_model.safetensors"
-        # T5 holds its embedding under two names; transformers stores the first.
-        tensors = {
-            key: tensor.detach().to("cpu", torch.float16, copy=True).contiguous()
-            for key, tensor in component.state_dict().items()
-            if key != "encoder.embed_tokens.weight"
-        }
-        save_file(tensors, partial / name, metadata={"format": "pt"})
-    elif isinstance(component, T5TokenizerFast):
-        component.save_pretrained(partial)
-    else:
-        component.save_config(str(partial))
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in partial.iterdir():
-        os.replace(file, folder / file.name)
-    partial.rmdir()
+            if isinstance(component, nn.Module):
+                save_tensors(component, partial / "diffusion_pytorch_model.safetensors")
 
 
 def save_index(folder: Path) -> None:
@@ -186,6 +148,4 @@ def save_index(folder: Path) -> None:
         "transformer": ["diffusers", "PixArtTransformer2DModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    partial = folder / "model_index.json.partial"
-    partial.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "model_index.json")
+    write_json(index, folder / "model_index.json")

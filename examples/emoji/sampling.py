@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from diffusers import PixArtSigmaPipeline
+from shared import PromptSampler, to_uint8
 
 
 class Sampler(Protocol):
@@ -18,11 +19,6 @@ class Sampler(Protocol):
     def sample(self, captions: list[str], steps: int, guidance_scale: float, seed: int) -> np.ndarray:
         """Images, uint8 [len(captions), 64, 64, 3]; equal seeds give equal images."""
         ...
-
-
-def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Float images in 0..1, any shape, rounded to uint8 in 0..255."""
-    return np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 class TorchSampler:
@@ -47,23 +43,9 @@ class TorchSampler:
         return to_uint8(images)
 
 
-class BundleSampler:
+class BundleSampler(PromptSampler):
     """The project's own runtime on a bundle made of the same model."""
-
-    def __init__(self, bundle: Path, engine: str) -> None:
-        # Imported here, as the scores of the PyTorch model must not need the runtime.
-        from dit_deploy import Bundle, Pipeline
-
-        self.pipeline = Pipeline(Bundle.open(bundle), engine=engine)
-        self.name = f"dit_deploy ({engine})"
 
     def sample(self, captions: list[str], steps: int, guidance_scale: float, seed: int) -> np.ndarray:
         """See `Sampler.sample`."""
-        result = self.pipeline(
-            prompt=captions,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            output_type="numpy",
-        )
-        return to_uint8(np.asarray(result.images))
+        return to_uint8(np.asarray(self.draw(captions, steps, guidance_scale, seed).images))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -28,9 +27,10 @@ from networks import (
     train_tokenizer,
 )
 from safetensors.torch import load_file
+from shared import progress, save_state, trapezoid
 from torch import nn
 from torch.nn import functional as F
-from training import Step, make_optimiser, progress, trapezoid
+from training import Step, make_optimiser
 
 HERE = Path(__file__).resolve().parent
 
@@ -182,9 +182,7 @@ def main() -> None:
         "step": taken,
         "seconds": seconds,
     }
-    partial = state_file.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, state_file)
+    save_state(state, state_file)
 
 
 if __name__ == "__main__":

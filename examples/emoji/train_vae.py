@@ -19,14 +19,10 @@ from data import PACKAGE, load_emoji, to_float
 from diffusers import AutoencoderKL
 from networks import build_vae, save_component
 from safetensors.torch import save_file
-from training import Step, make_optimiser, progress, trapezoid
+from shared import picture_loss, progress, trapezoid
+from training import Step, make_optimiser
 
 HERE = Path(__file__).resolve().parent
-
-
-def edges(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Finite differences of images [n, c, h, w] down and across: [n, c, h - 1, w] and [n, c, h, w - 1]."""
-    return images[:, :, 1:] - images[:, :, :-1], images[:, :, :, 1:] - images[:, :, :, :-1]
 
 
 def vae_loss(vae: AutoencoderKL, images: torch.Tensor, kl_weight: float, edge_weight: float) -> torch.Tensor:
@@ -35,9 +31,7 @@ def vae_loss(vae: AutoencoderKL, images: torch.Tensor, kl_weight: float, edge_we
     log_variance = log_variance.clamp(-30.0, 20.0)
     latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
     decoded = vae.decode(latents).sample.float()
-    loss = (decoded - images).abs().mean()
-    for ours, theirs in zip(edges(decoded), edges(images), strict=True):
-        loss = loss + edge_weight * (ours - theirs).abs().mean()
+    loss = picture_loss(decoded, images, edge_weight)
     kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
     return loss + kl_weight * kl
 

@@ -1,10 +1,8 @@
-"""A training run that ends on time: steps recorded once and replayed on a GPU, a rate that falls with the clock."""
+"""Steps of training that are recorded once and replayed on a GPU."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -66,26 +64,3 @@ class Step:
         else:
             self._run()
         return self.loss
-
-
-def progress(seconds: float, steps: int, device: torch.device, before: float = 0.0) -> Iterator[tuple[int, float]]:
-    """Count steps from 0 until `seconds` are over, or `steps` steps if that comes first.
-
-    Gives (step, share of the run that is over, 0..1). A run that goes on counts the seconds `before` too. The device
-    is waited for every 20 steps, or the clock would run behind it.
-    """
-    start, step = time.monotonic(), 0
-    share = before / seconds
-    while share < 1.0 and step < steps:
-        yield step, share
-        step += 1
-        if device.type == "cuda" and step % 20 == 0:
-            torch.cuda.synchronize()
-        share = max((before + time.monotonic() - start) / seconds, step / steps)
-
-
-def trapezoid(share: float, step: int, warmup: int, fall: float) -> float:
-    """The learning rate's factor in 0..1: a linear rise over `warmup` steps, a plateau, a half cosine over `fall`."""
-    rise = min(1.0, (step + 1) / warmup)
-    left = min(1.0, max(0.0, 1.0 - share) / fall)
-    return rise * 0.5 * (1.0 - math.cos(math.pi * left))

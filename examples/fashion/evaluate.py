@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
-import platform
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from classifier import FEATURES, Classifier, cached_classifier
@@ -27,6 +23,7 @@ from data import CLASS_NAMES, DEFAULT_DATA, load_split, to_rgb
 from diffusers import AutoencoderKL
 from PIL import Image
 from sampling import BundleSampler, Sampler, TorchSampler
+from shared import versions, write_json
 from train_vae import reconstruction_psnr
 
 HERE = Path(__file__).resolve().parent
@@ -134,12 +131,7 @@ def score(sampler: Sampler, model: Path, data: Path, judge: Classifier, args: ar
             "their_vae_reconstructions": frechet_distance(decoded_features, test_features),
         },
         "vae_test_psnr_db": reconstruction_psnr(vae, test_images),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
         "threads": torch.get_num_threads(),
     }
 
@@ -187,9 +179,7 @@ def main() -> None:
     scores = score(sampler, args.model, args.data, judge, args)
     print_table(scores)
     if args.output:
-        partial = args.output.with_suffix(".partial")
-        partial.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, args.output)
+        write_json(scores, args.output)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,13 @@ block owns a copy of the timestep and label embedder where the original has one.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from pathlib import Path
 
 import diffusers
 import torch
 from data import CLASS_NAMES, IMAGE_SIZE
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
-from safetensors.torch import save_file
+from shared import initialise_linears, save_tensors, whole_folder, write_json
 
 LATENT_CHANNELS = 4
 LATENT_SIZE = 8
@@ -78,14 +75,7 @@ def build_dit(width: int = 192, layers: int = 6, head_dim: int = 32) -> DiTTrans
 
 def _initialise(dit: DiTTransformer2DModel) -> None:
     """The paper's initialisation: Xavier for linears, N(0, 0.02) embedders, zero modulations and output."""
-    for module in dit.modules():
-        if isinstance(module, torch.nn.Linear):
-            torch.nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                torch.nn.init.zeros_(module.bias)
-    patch = dit.pos_embed.proj
-    torch.nn.init.xavier_uniform_(patch.weight.view(patch.weight.shape[0], -1))
-    torch.nn.init.zeros_(patch.bias)
+    initialise_linears(dit)
     for block in dit.transformer_blocks:
         embedder = block.norm1.emb
         torch.nn.init.normal_(embedder.class_embedder.embedding_table.weight, std=0.02)
@@ -118,22 +108,12 @@ def save_component(
     folder: Path,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write one part of the pipeline to `folder`, whole files only: a reader never sees half of one.
-
-    `dtype` is that of the stored weights; diffusers loads them as float32 whichever it is.
-    """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    component.save_config(str(partial))
-    if not isinstance(component, DDIMScheduler):
-        # Not diffusers' save_pretrained: it writes tensors that share memory once, and readers would miss the
-        # other blocks' embedders. Clones share nothing.
-        tensors = {name: tensor.to(dtype, copy=True).contiguous() for name, tensor in component.state_dict().items()}
-        save_file(tensors, partial / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in partial.iterdir():
-        os.replace(file, folder / file.name)
-    partial.rmdir()
+    """Write one part of the pipeline to `folder`, whole files only; its weights as `dtype`."""
+    with whole_folder(folder) as partial:
+        component.save_config(str(partial))
+        if not isinstance(component, DDIMScheduler):
+            # Not diffusers' save_pretrained: readers would miss the embedders of all blocks but the first.
+            save_tensors(component, partial / "diffusion_pytorch_model.safetensors", dtype)
 
 
 def save_index(folder: Path) -> None:
@@ -147,6 +127,4 @@ def save_index(folder: Path) -> None:
         "transformer": ["diffusers", "DiTTransformer2DModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    partial = folder / "model_index.json.partial"
-    partial.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "model_index.json")
+    write_json(index, folder / "model_index.json")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 from networks import LATENT_CHANNELS, LATENT_SIZE, NULL_CLASS
+from shared import to_uint8
 
 
 class Sampler(Protocol):
@@ -20,11 +21,6 @@ class Sampler(Protocol):
     def sample(self, labels: list[int], seed: int) -> np.ndarray:
         """Images, uint8 [len(labels), 32, 32, 3], of labels in 0..9; equal seeds give equal images."""
         ...
-
-
-def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Float images in 0..1, any shape, rounded to uint8 in 0..255."""
-    return np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 class TorchSampler:

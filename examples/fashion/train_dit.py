@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from diffusers import DiTTransformer2DModel
 from diffusion import GaussianDiffusion, stratified_timesteps
 from networks import NULL_CLASS, build_dit, save_component, save_index
 from safetensors.torch import load_file
+from shared import save_state
 
 HERE = Path(__file__).resolve().parent
 
@@ -106,9 +106,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
         }
-        partial = state_file.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, state_file)
+        save_state(state, state_file)
 
     def load(self, state_file: Path) -> None:
         """Take up the run that `save` wrote."""

@@ -19,22 +19,16 @@ from data import DEFAULT_DATA, load_split, to_rgb
 from diffusers import AutoencoderKL
 from networks import build_vae, save_component, save_index
 from safetensors.torch import save_file
+from shared import picture_loss
 
 HERE = Path(__file__).resolve().parent
-
-
-def edges(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Finite differences of images [n, c, h, w] down and across: [n, c, h - 1, w] and [n, c, h, w - 1]."""
-    return images[:, :, 1:] - images[:, :, :-1], images[:, :, :, 1:] - images[:, :, :, :-1]
 
 
 def vae_loss(vae: AutoencoderKL, images: torch.Tensor, kl_weight: float, edge_weight: float) -> torch.Tensor:
     """The training loss (a scalar) for images [n, 3, 32, 32] in [-1, 1]; the KL is per latent element."""
     posterior = vae.encode(images).latent_dist
     decoded = vae.decode(posterior.sample()).sample
-    loss = (decoded - images).abs().mean()
-    for ours, theirs in zip(edges(decoded), edges(images), strict=True):
-        loss = loss + edge_weight * (ours - theirs).abs().mean()
+    loss = picture_loss(decoded, images, edge_weight)
     kl = posterior.kl().mean() / posterior.mean[0].numel()
     return loss + kl_weight * kl
 

@@ -12,21 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
-import torch
-import transformers
 from data import BACKGROUNDS, PACKAGE, SPRITE_SIZE, Clip, all_clips, load_sprites, path, random_start, render
 from motion import background_of, centroids, measure
 from PIL import Image
 from sampling import BundleSampler, ComputedSampler, Sampler, TorchSampler
+from shared import versions, write_json
 
 HERE = Path(__file__).resolve().parent
 ROWS, EVERY = 6, 2
@@ -156,13 +152,7 @@ def main() -> None:
         | {"held_out": len(held_out), "trained": len(trained)},
         "drawn_clips": judged(everything, drawn_clips(everything, sprites, args.seed), sprites),
         "by_sampler": {},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
     }
     if args.output and args.output.exists():
         former = json.loads(args.output.read_text(encoding="utf-8"))
@@ -179,9 +169,7 @@ def main() -> None:
         if args.strip:
             save_strip(videos, args.strip)
     if args.output:
-        partial = args.output.with_suffix(".partial")
-        partial.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, args.output)
+        write_json(scores, args.output)
 
 
 if __name__ == "__main__":

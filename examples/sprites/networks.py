@@ -6,20 +6,17 @@ then four frames to one of latents.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import string
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import diffusers
-import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
-from safetensors.torch import save_file
+from shared import build_t5, save_tensors, write_json
 from torch import nn
-from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import T5EncoderModel, T5TokenizerFast
 
 from dit_deploy.exporters.spacetime_dit import SpacetimeDiT, SpacetimeDiTConfig
 
@@ -60,19 +57,7 @@ def build_vae() -> AutoencoderKLWan:
 
 def build_text_encoder(vocabulary: int) -> T5EncoderModel:
     """A fresh T5 encoder: input_ids [n, tokens] -> hidden states [n, tokens, 128]."""
-    config = T5Config(
-        vocab_size=vocabulary,
-        d_model=128,
-        d_kv=32,
-        num_heads=4,
-        d_ff=256,
-        num_layers=2,
-        feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
-        is_encoder_decoder=False,
-        use_cache=False,
-    )
-    return T5EncoderModel(config)
+    return build_t5(vocabulary, width=128, heads=4, feed_forward=256)
 
 
 def build_dit(text_width: int) -> SpacetimeDiT:
@@ -113,13 +98,8 @@ def save_weights(
 ) -> None:
     """Write a network's weights in float16 into its folder, whole files only: a reader never sees half of one."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        key: tensor.detach().to("cpu", torch.float16, copy=True).contiguous()
-        for key, tensor in module.state_dict().items()
-        if key not in left_out
-    }
     partial = folder / (name + ".partial")
-    save_file(tensors, partial, metadata={"format": "pt"})
+    save_tensors(module, partial, left_out=left_out)
     os.replace(partial, folder / name)
 
 
@@ -159,10 +139,3 @@ def save_index(folder: Path) -> None:
         "vae": ["diffusers", "AutoencoderKLWan"],
     }
     write_json(index, folder / "model_index.json")
-
-
-def write_json(values: dict[str, Any], file: Path) -> None:
-    """Write a JSON file, whole or not at all."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, file)

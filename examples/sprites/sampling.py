@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from networks import LATENT_CHANNELS, LATENT_SIZE, TOKENS, build_scheduler
 from safetensors.torch import load_file
+from shared import PromptSampler
 from transformers import AutoTokenizer, T5EncoderModel
 
 from dit_deploy.exporters.spacetime_dit import SpacetimeDiT, SpacetimeDiTConfig
@@ -81,26 +82,16 @@ class TorchSampler:
         return decode(self.vae, draw(self.parts, captions, steps, guidance_scale, seed))
 
 
-class BundleSampler:
+class BundleSampler(PromptSampler):
     """The project's own runtime on a bundle made of the same model."""
 
     def __init__(self, bundle: Path, engine: str) -> None:
-        # Imported here, as the scores of the PyTorch networks must not need the runtime.
-        from dit_deploy import Bundle, Pipeline
-
-        self.pipeline = Pipeline(Bundle.open(bundle), engine=engine)
+        super().__init__(bundle, engine)
         self.name = engine
 
     def sample(self, captions: list[str], steps: int, guidance_scale: float, seed: int) -> np.ndarray:
         """See `Sampler.sample`."""
-        result = self.pipeline(
-            prompt=captions,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            output_type="numpy",
-        )
-        return np.asarray(result.frames)
+        return np.asarray(self.draw(captions, steps, guidance_scale, seed).frames)
 
 
 class ComputedSampler(BundleSampler):

@@ -23,10 +23,11 @@ from motion import measure
 from networks import SHIFT, TOKENS, build_dit, build_text_encoder, build_tokenizer, save_dit, save_index, save_text
 from safetensors.torch import load_file
 from sampling import decode, draw
+from shared import progress, save_state, trapezoid
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from training import progress, save_state, take_step, trapezoid
+from training import take_step
 
 HERE = Path(__file__).resolve().parent
 
@@ -145,7 +146,7 @@ def main() -> None:
 
     weights = list(zip(average.parameters(), model.parameters(), strict=True))
     total, first = 0.0, taken
-    for number, share in progress(args.seconds, before):
+    for number, share in progress(args.seconds, before=before):
         rate = args.lr * trapezoid(share, first + number, warmup=100, fall=0.5)
         # PyTorch's own flash attention on a CPU is slow backwards in bfloat16; 80 patches do without.
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16, args.bf16):

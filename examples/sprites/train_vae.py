@@ -23,8 +23,9 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample, patchify, unpatchify
 from networks import PATCH, build_vae, save_vae
 from safetensors.torch import save_file
+from shared import progress, save_state, trapezoid
 from torch import nn
-from training import progress, save_state, take_step, trapezoid
+from training import take_step
 
 from dit_deploy.exporters.autoencoder_wan import at_once
 

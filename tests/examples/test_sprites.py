@@ -17,7 +17,7 @@ import pytest
 from dit_deploy import Bundle, Pipeline
 
 SPRITES = Path(__file__).parents[2] / "examples" / "sprites"
-MODULES = ("data", "motion", "networks", "sampling", "evaluate", "training")
+MODULES = ("common", "data", "evaluate", "motion", "networks", "sampling", "shared", "training")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,7 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
         yield {name: importlib.import_module(name) for name in ("data", "motion", "sampling", "evaluate")}
     finally:
         sys.path.remove(str(SPRITES))
+        sys.path.remove(str(SPRITES.parent))  # which shared.py appends
         for name in MODULES:
             sys.modules.pop(name, None)
         sys.modules.update(kept)

@@ -1,0 +1,10 @@
+"""What this example shares with the two beside it: `../common.py`, which a script in this folder does not see."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from common import *  # noqa: F403
