@@ -37,7 +37,7 @@ types: $(VENV)/.dev
 	cd build/types && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p dit_deploy
 
 fast: $(VENV)/.dev             ## the tests that take seconds
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -q -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -q -n auto --dist loadfile
 
 # Each of these goes on where the one before it ended well; presets: runtimes/cpp/CMakePresets.json.
 cpp: cpp-release cpp-asan cpp-tsan cpp-fuzz   ## the C++ runtime: built, held against Python, sanitized, fuzzed

@@ -6,6 +6,7 @@ Exporting takes seconds, so one tiny bundle serves the whole session.
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,27 @@ def tiny_bundle(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from dit_deploy.exporters import export
 
     return export(tiny_source, tmp_path_factory.mktemp("bundle") / "tiny").path
+
+
+@pytest.fixture(scope="module")
+def traced_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Exports of the module copy what this session, in whichever process, has traced of equal networks."""
+    from tests.families import traced
+
+    base = tmp_path_factory.getbasetemp()
+    kept = (base.parent if hasattr(request.config, "workerinput") else base) / "traced"
+    kept.mkdir(exist_ok=True)
+    with traced.traced_once(kept):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_video_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of ``tests.video_models``: two experts, pictures as conditions, 9 frames of 24 × 20 pixels.
+
+    Shared by the session: copy it before you change it.
+    """
+    from dit_deploy.exporters import export
+    from tests import video_models
+
+    return export(video_models.source(experts=True, pictures=True), tmp_path_factory.mktemp("bundle") / "video").path

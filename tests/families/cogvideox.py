@@ -6,14 +6,9 @@ that compresses 4 × 4 pixels, scaled and not only by 1.
 
 from __future__ import annotations
 
-import importlib
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
@@ -23,16 +18,13 @@ from diffusers import (
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
 )
-from torch import nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from dit_deploy.bundle import Component
-from dit_deploy.exporters.tracing import Feeds
 from tests.families.parts import t5_sizes
 from tests.families.tokenizers import t5_tokenizer
 from tests.models import fill_zeros
 
-__all__ = ["KINDS", "LATENT_CHANNELS", "make_cogvideox", "make_transformer", "make_vae", "tracing_once"]
+__all__ = ["KINDS", "LATENT_CHANNELS", "make_cogvideox", "make_transformer", "make_vae"]
 
 #: What sets the released models apart, as in their configs; the last two are made from a picture.
 KINDS: dict[str, dict[str, Any]] = {
@@ -119,29 +111,3 @@ def make_cogvideox(folder: Path, kind: str, seed: int = 0) -> Path:
     where = folder / kind.replace(" ", "_")
     pipeline.save_pretrained(where)
     return where
-
-
-@contextmanager
-def tracing_once() -> Iterator[None]:
-    """Trace a graph once in exports meanwhile: of networks that are equal, the file of the first is copied.
-
-    The kinds here share their text encoder, and their autoencoder where a patch has as many frames. Each copy is
-    proved like a traced one.
-    """
-    module: Any = importlib.import_module("dit_deploy.exporters.export")
-    trace, made = module.trace, dict[str, Path]()
-
-    def trace_or_copy(network: nn.Module, component: Component, folder: Path, feeds: Feeds | None = None) -> None:
-        weights = sum(float(tensor.double().abs().sum()) for tensor in network.state_dict().values())
-        key = f"{component.model_dump_json()} {network} {weights}"
-        path = folder / component.path
-        if key not in made:
-            trace(network, component, folder, feeds)
-            # outside the bundle, which is renamed when it is whole
-            made[key] = Path(shutil.copytree(path.parent, folder.parent / f"traced_{len(made)}"))
-        else:
-            shutil.copytree(made[key], path.parent)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "trace", trace_or_copy)
-        yield

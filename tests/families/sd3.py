@@ -95,8 +95,20 @@ def _save(
             words, (36, 60), (3, 5), layers, _POOLED, ("quick_gelu", "gelu"), strict=True
         )
     )
+    vae = autoencoder_kl(
+        CHANNELS,
+        (8, 12),
+        layers_per_block=1,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        scaling_factor=1.5,
+        shift_factor=0.06,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    clips = [fill_zeros(CLIPTextModelWithProjection(config)).eval() for config in (first, second)]
     text_encoder_3 = tokenizer_3 = None
-    if with_t5:
+    if with_t5:  # made last: the other parts are the same with it and without
         third = T5Config(
             vocab_size=t5_tokenizer(made / "tokenizer_3"),
             d_model=_TEXT_WIDTH,
@@ -109,24 +121,13 @@ def _save(
         )
         text_encoder_3 = T5EncoderModel(third).eval()
         tokenizer_3 = T5Tokenizer.from_pretrained(made / "tokenizer_3")
-    vae = autoencoder_kl(
-        CHANNELS,
-        (8, 12),
-        layers_per_block=1,
-        norm_num_groups=4,
-        mid_block_add_attention=False,
-        scaling_factor=1.5,
-        shift_factor=0.06,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
     StableDiffusion3Pipeline(
         transformer=model,
         scheduler=scheduler,
         vae=fill_zeros(vae).eval(),
-        text_encoder=fill_zeros(CLIPTextModelWithProjection(first)).eval(),
+        text_encoder=clips[0],
         tokenizer=CLIPTokenizer.from_pretrained(made / "tokenizer"),
-        text_encoder_2=fill_zeros(CLIPTextModelWithProjection(second)).eval(),
+        text_encoder_2=clips[1],
         tokenizer_2=CLIPTokenizer.from_pretrained(made / "tokenizer_2"),
         text_encoder_3=text_encoder_3,
         tokenizer_3=tokenizer_3,

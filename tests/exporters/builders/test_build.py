@@ -14,6 +14,7 @@ from dit_deploy import Pipeline
 from dit_deploy.bundle import Bundle
 from dit_deploy.errors import BundleError, Cancelled, InputError
 from dit_deploy.exporters.builders import CalibrationOptions, build, build_engine, explain_engine
+from dit_deploy.exporters.builders.planning import make_plan
 from dit_deploy.runtimes import cpu_ops
 
 FEW = CalibrationOptions(samples=4, evaluations=2, steps=4)
@@ -91,6 +92,13 @@ def test_without_leave_to_adjust_a_bad_engine_says_so(bundle: Bundle) -> None:
     assert engine.record.components["denoiser"].kept == {}
 
 
+def test_only_the_usual_limit_gives_way_to_what_sampling_makes_of_errors(bundle: Bundle) -> None:
+    usual, own = make_plan(bundle, precision="int8"), make_plan(bundle, precision="int8", limit=30.0)
+    assert (usual.limit, usual.allowed) == (30.0, 5e-2) and (own.limit, own.allowed) == (30.0, None)
+    # Which layers are kept follows from it, so it is part of the key.
+    assert usual.key_parts["limit"] == "30 dB, or predictions off by 0.05" and own.key_parts["limit"] == "30 dB"
+
+
 @pytest.mark.skipif(bool(cpu_ops.cannot_build()), reason=cpu_ops.cannot_build())
 def test_int8_with_the_fused_operators_runs(bundle: Bundle) -> None:
     engine = build_engine(bundle, name="fused", check=False, **(INT8 | {"kernels": "fused"}))
@@ -120,6 +128,7 @@ def test_fp16_graphs_for_cuda_come_with_the_solver(bundle: Bundle) -> None:
     assert {value.type.tensor_type.elem_type for value in (*graph.input[:2], *graph.output)} == {onnx.TensorProto.FLOAT}
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_tensorrt_rtx_builds_every_component_without_a_gpu(bundle: Bundle, precision: str) -> None:
@@ -144,6 +153,7 @@ def test_tensorrt_rtx_builds_every_component_without_a_gpu(bundle: Bundle, preci
         Pipeline(bundle, engine.name)
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_an_ep_context_model_stands_for_its_engine(bundle: Bundle) -> None:
     engine = build_engine(

@@ -98,6 +98,7 @@ class TestProfiles:
             range_profiles(Bundle.open(tiny_bundle).manifest, maximum=parse_extent("1x9x64x64"))
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_every_component_is_built_for_rtx(bundle: Bundle) -> None:
     engine = build_engine(
@@ -117,14 +118,15 @@ def test_every_component_is_built_for_rtx(bundle: Bundle) -> None:
     assert engine.record.parity["pictures"] == 2 * 9  # two videos of nine frames
 
 
+@pytest.fixture(scope="module", params=["latte", "wan", "spacetime_dit"])
+def family(traced_once: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp(request.param)
+    return export(_MAKERS[request.param](folder / "source"), folder / "bundle")
+
+
 @pytest.mark.slow
 class TestFamilies:
     """FP16 and INT8 engines of whole families: text encoder, both halves of the VAE, denoiser."""
-
-    @pytest.fixture(scope="class", params=["latte", "wan", "spacetime_dit"])
-    def family(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-        folder = tmp_path_factory.mktemp(request.param)
-        return export(_MAKERS[request.param](folder / "source"), folder / "bundle")
 
     @needs_rtx
     @pytest.mark.parametrize("precision", ["fp16", "int8"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from PIL import Image
 
 from dit_deploy.exporters.families.cogvideox import crop_region, missed_halves
 from tests.families.checks import altered, assert_bad_input, assert_refused, quiet
-from tests.families.cogvideox import tracing_once
 from tests.families.cogvideox_both import Case, check_denoiser, made
+from tests.families.parity import GIVEN, PLAIN, check_parity
 
-#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+#: Exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу, 高清细节"]
@@ -28,9 +27,8 @@ SIZES = [(9, 48, 80), (17, 24, 40), (1, 56, 16), (25, 8, 8)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with tracing_once():
-        yield tmp_path_factory.mktemp("cogvideox")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cogvideox")
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +192,12 @@ def test_diffusers_knows_one_size_of_the_learned_table(five_image: Case) -> None
     with pytest.raises(ValueError, match="not possible to generate videos at a different resolution"):
         five_image.theirs(image=pictures(1, 40, 80)[0], prompt="a", height=40, width=80, num_inference_steps=1)
     assert torch.count_nonzero(five_image.theirs.transformer.patch_embed.pos_embedding)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "run"),
+    [("two", (9, 32, 48), PLAIN), ("five_image", (9, 48, 80), GIVEN)],
+)
+def test_parity_of_the_bundle(kind: str, size: tuple[int, int, int], run: str, request: pytest.FixtureRequest) -> None:
+    case: Case = request.getfixturevalue(kind)
+    check_parity(case.folder, case.bundle, size, {run: f"diffusers {type(case.theirs).__name__}"})

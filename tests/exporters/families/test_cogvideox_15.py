@@ -5,7 +5,6 @@ A patch has two latent frames, and a video has one latent frame more than the au
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 
 from tests.exporters.families.test_cogvideox import NEGATIVE, PROMPTS, pictures
 from tests.families.checks import assert_bad_input
-from tests.families.cogvideox import tracing_once
 from tests.families.cogvideox_both import Case, check_denoiser, made
 
 pytestmark = pytest.mark.slow
@@ -23,9 +21,8 @@ SIZES = [(9, 48, 80), (17, 24, 56), (1, 40, 16), (25, 8, 8)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with tracing_once():
-        yield tmp_path_factory.mktemp("cogvideox_15")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cogvideox_15")
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ from tests.families.checks import (
     seeded,
 )
 
-#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+#: Exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["A Small cat, on a red SOFA", "一只在雪地里的狐狸,油画,高清细节 1665"]

@@ -35,9 +35,10 @@ from tests.families.checks import (
     seeded,
 )
 from tests.families.hunyuan_video import make_autoencoder, make_hunyuan_video, make_transformer
+from tests.families.parity import PLAIN, check_parity
 from tests.families.tokenizers import ODD_TEXTS, llama_tokenizer
 
-#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+#: Exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a small cat runs over a red sofa", "картина маслом: лиса в снегу, 高清细节"]
@@ -287,3 +288,7 @@ def test_a_model_without_embedded_guidance_has_no_such_input(tmp_path: Path) -> 
 def test_networks_of_the_tests_draw_something() -> None:
     for network in (make_transformer(), make_autoencoder()):
         assert all(parameter.any() for parameter in network.parameters())
+
+
+def test_parity_of_the_bundle(made: Case) -> None:
+    check_parity(made.folder, made.bundle, (5, 16, 32), {PLAIN: "diffusers HunyuanVideoPipeline"})

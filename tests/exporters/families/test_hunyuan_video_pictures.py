@@ -23,6 +23,7 @@ from tests.families.checks import (
     seeded,
 )
 from tests.families.hunyuan_video import make_hunyuan_video
+from tests.families.parity import GIVEN, check_parity
 
 #: Exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
@@ -131,3 +132,9 @@ def test_a_transformer_without_room_for_the_picture(tmp_path: Path) -> None:
     text_only = make_hunyuan_video(tmp_path / "text")
     (source / "transformer" / "config.json").write_bytes((text_only / "transformer" / "config.json").read_bytes())
     assert_refused(source, "5 channels in and 5 out; expected twice as many in as out")
+
+
+def test_parity_of_the_bundle(made: Case) -> None:
+    """With a negative prompt, too, which has no part as long as nobody asks for true guidance."""
+    runs = {GIVEN: "diffusers HunyuanSkyreelsImageToVideoPipeline"}
+    check_parity(made.folder, made.bundle, (5, 16, 32), runs, negative_prompt=NEGATIVES[0])

@@ -34,8 +34,9 @@ from tests.families.checks import (
     graph_of,
     seeded,
 )
+from tests.families.parity import PLAIN, check_parity
 
-#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+#: Exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["  A Small cat, on a red SOFA", "ein Gemälde von einem Fuchs im Schnee, 1665"]
@@ -194,3 +195,7 @@ class TestBadInput:
         self, case: Case, tmp_path: Path, fields: dict[str, Any], message: str
     ) -> None:
         assert_refused(altered(case.folder, tmp_path / "source", "transformer/config.json", **fields), message)
+
+
+def test_parity_of_the_bundle(case: Case) -> None:
+    check_parity(case.folder, case.bundle, (latte.FRAMES, 32, 48), {PLAIN: "diffusers LattePipeline"})

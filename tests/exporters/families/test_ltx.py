@@ -33,8 +33,9 @@ from tests.families.checks import (
     seeded,
 )
 from tests.families.ltx_both import VAE_SIZES, Case, check_autoencoder, check_transformer, made
+from tests.families.parity import GIVEN, PLAIN, check_parity
 
-#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+#: Exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу, 高清细节"]
@@ -287,3 +288,12 @@ class TestBadInput:
         self, plain: Case, tmp_path: Path, part: str, fields: dict[str, Any], message: str
     ) -> None:
         assert_refused(altered(plain.folder, tmp_path / "source", f"{part}/config.json", **fields), message)
+
+
+def test_parity_of_the_bundle(plain: Case) -> None:
+    """diffusers keeps its latents packed: its classes draw the frames, and refuse sides that are not of 32 pixels."""
+    loop = "the loop of diffusers' pipelines, with its scheduler; its"
+    drew = {PLAIN: f"{loop} LTXPipeline drew", GIVEN: f"{loop} LTXImageToVideoPipeline drew"}
+    check_parity(plain.folder, plain.bundle, (5, 32, 64), drew)
+    refused = {PLAIN: f"{loop} LTXPipeline refuses", GIVEN: f"{loop} LTXImageToVideoPipeline refuses"}
+    check_parity(plain.folder, plain.bundle, (5, 48, 32), refused, seed=[3, 8])

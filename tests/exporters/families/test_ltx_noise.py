@@ -17,6 +17,7 @@ from dit_deploy.sampling import NoiseSource
 from tests.families import ltx
 from tests.families.checks import assert_bad_input, assert_drawn, check_graph, noise_picture, seeded
 from tests.families.ltx_both import VAE_SIZES, Case, check_autoencoder, check_transformer, made
+from tests.families.parity import GIVEN, PLAIN, check_parity
 
 #: As the other file of this family: exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
@@ -127,3 +128,10 @@ def test_the_same_seed_draws_the_same_frames(noisy: Case) -> None:
 def test_bad_numbers(noisy: Case, name: str) -> None:
     message = f"{name}: 2 came, a number of 0 to 1 was expected"
     assert_bad_input(noisy.ours, message, **{"prompt": "a", "height": 16, "width": 16, "num_frames": 1, name: 2})
+
+
+def test_parity_of_the_bundle(noisy: Case) -> None:
+    """The classes of diffusers draw the noise of their layers from a global generator, so they do not serve."""
+    runs = dict.fromkeys((PLAIN, GIVEN), "the loop of diffusers' pipelines, with its scheduler")
+    report = check_parity(noisy.folder, noisy.bundle, (5, 32, 64), runs)
+    assert not any("its LTX" in run.implementation for run in report.runs)

@@ -40,6 +40,9 @@ from tests.families.checks import (
     seeded,
 )
 
+#: Exporting a whole pipeline takes half a minute.
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["  A Small cat, on a red SOFA", "ein Gemälde von einem Fuchs im Schnee, 1665"]
 NEGATIVE = "low quality, Blurry"
 
@@ -74,7 +77,6 @@ def test_sigmas_plain_graph_is_the_transformer_at_any_size(sigma: Case) -> None:
     check_graph(sigma.bundle.component_path("denoiser"), graph_of(sigma.folder, "denoiser"), GRID, sizes, seed=0)
 
 
-@pytest.mark.slow
 def test_alphas_plain_graph_is_the_transformer_at_any_size(alpha: Case) -> None:
     sizes = [(1, 1, 1, 1), (3, 120, 2, 17), (1, 9, 13, 3), (2, 31, 32, 32), (3, 1, 1, 48)]
     check_graph(alpha.bundle.component_path("denoiser"), graph_of(alpha.folder, "denoiser"), GRID, sizes, seed=0)
@@ -97,7 +99,6 @@ def test_sigmas_embeddings_are_the_pipelines(sigma: Case) -> None:
     check_both_halves(sigma, 300)
 
 
-@pytest.mark.slow
 def test_alphas_embeddings_are_the_pipelines(alpha: Case) -> None:
     check_both_halves(alpha, 120)
 
@@ -116,7 +117,6 @@ def test_sigma_draws_what_diffusers_draws(sigma: Case, arguments: dict[str, Any]
     compare(sigma, **arguments)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -131,7 +131,6 @@ def test_alpha_draws_what_diffusers_draws(alpha: Case, arguments: dict[str, Any]
     compare(alpha, **arguments)
 
 
-@pytest.mark.slow
 def test_a_scheduler_that_draws_noise_drops_the_variance_as_the_pipeline_does(alpha: Case) -> None:
     before = alpha.theirs.scheduler
     alpha.theirs.scheduler = DDPMScheduler.from_config(before.config)
@@ -193,12 +192,10 @@ def test_sigma_redraws_a_picture_as_diffusers_other_pipelines_do(sigma: Case) ->
     compare_image_to_image(sigma, noise_picture(40, 56, seed=5))
 
 
-@pytest.mark.slow
 def test_alpha_redraws_a_picture_as_diffusers_other_pipelines_do(alpha: Case) -> None:
     compare_image_to_image(alpha, noise_picture(64, 96, seed=5))
 
 
-@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_engines_are_built_without_a_gpu(alpha: Case, precision: str) -> None:

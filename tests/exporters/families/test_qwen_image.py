@@ -14,6 +14,7 @@ from PIL import Image
 
 from dit_deploy import Bundle
 from dit_deploy.exporters.families import qwen_image
+from dit_deploy.exporters.families._rotary import Rotary
 from dit_deploy.runtimes.prompts import PromptReader
 from tests.families.checks import (
     EMBEDDINGS,
@@ -37,7 +38,7 @@ from tests.families.checks import (
 )
 from tests.families.qwen_image import CHANNELS, WIDTH, make_qwen_image
 
-#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+#: Exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу, 高清细节, une peinture à l'huile"]
@@ -230,7 +231,7 @@ def test_angles_are_diffusers_up_to_the_largest_side(rows: int, columns: int, to
     theirs = QwenImageTransformer2DModel(num_layers=0, num_attention_heads=1).pos_embed
     picture, text = theirs([(1, rows, columns)], max_txt_seq_len=tokens)
     expected = torch.cat([text, picture])
-    cos, sin = qwen_image._Rotary(theirs.axes_dim)(rows, columns, tokens)
+    cos, sin = Rotary(theirs.axes_dim, theirs.theta)(qwen_image._positions(rows, columns, tokens))
     assert torch.equal(cos[:, 0, ::2], cos[:, 0, 1::2]) and torch.equal(sin[:, 0, ::2], sin[:, 0, 1::2])
     torch.testing.assert_close(torch.complex(cos[:, 0, ::2], sin[:, 0, ::2]), expected, rtol=0, atol=3e-7)
 

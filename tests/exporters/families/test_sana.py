@@ -41,7 +41,7 @@ from tests.families.checks import (
     seeded,
 )
 
-#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+#: Exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
 
 # The first two have as many tokens, which matters to diffusers; see test_several_pictures_of_different_prompts.

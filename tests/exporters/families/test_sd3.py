@@ -37,7 +37,7 @@ from tests.families.checks import (
     seeded,
 )
 
-#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+#: Exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу, 高清细节"]

@@ -19,6 +19,7 @@ from dit_deploy.exporters import export
 from dit_deploy.exporters.families import spacetime_dit
 from dit_deploy.exporters.sources import Graph, Source, open_source
 from dit_deploy.exporters.tracing import call, example_inputs, trace
+from tests.families.parity import PLAIN, check_parity
 from tests.families.spacetime_dit import CHANNELS, make_spacetime_dit
 
 #: Exporting the pipeline takes half a minute; the network itself is tested beside its module.
@@ -148,3 +149,7 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path, file: str, change
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(SourceError, match=message):
         denoiser(open_source(source)).build()
+
+
+def test_parity_of_the_bundle(folder: Path, bundle: Bundle) -> None:
+    check_parity(folder, bundle, (5, 16, 24), {PLAIN: "the loop of diffusers' pipelines"})

@@ -21,10 +21,11 @@ from tests.families.checks import (
     quiet,
     run_graph,
 )
+from tests.families.parity import PLAIN, check_parity
 from tests.families.wan import CHANNELS, TEXT_WIDTH
 from tests.families.wan_both import Case, made, picture
 
-#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+#: Exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a photo of a small cat on a red sofa", "  картина &amp;amp; маслом:\n\tлиса в снегу, 高清细节 "]
@@ -157,3 +158,7 @@ class TestBadInput:
     def test_arguments(self, wan: Case, arguments: dict[str, Any], message: str) -> None:
         usual = {"prompt": "a", "num_frames": 5, "height": 16, "width": 16}
         assert_bad_input(wan.ours, message, **{**usual, **arguments})
+
+
+def test_parity_of_the_bundle(wan: Case) -> None:
+    check_parity(wan.folder, wan.bundle, (5, 32, 48), {PLAIN: "diffusers WanPipeline"})

@@ -11,10 +11,11 @@ import pytest
 from dit_deploy import Pipeline
 from dit_deploy.exporters.sources import open_source
 from tests.families.checks import altered, assert_refused
+from tests.families.parity import GIVEN, check_parity
 from tests.families.wan import make_wan
 from tests.families.wan_both import Case, made, picture
 
-#: Exporting a whole pipeline takes half a minute; PixArt, beside these files, is the family of the fast tests.
+#: Exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу"]
@@ -103,3 +104,11 @@ class TestBadInput:
     )
     def test_experts(self, experts: Case, tmp_path: Path, file: str, fields: dict[str, Any], message: str) -> None:
         assert_refused(altered(experts.folder, tmp_path / "experts", file, **fields), message)
+
+
+def test_parity_of_the_bundle(experts: Case) -> None:
+    """Each expert in its steps, with a picture made for it, and with two that are brought."""
+    runs = {GIVEN: "diffusers WanImageToVideoPipeline"}
+    check_parity(experts.folder, experts.bundle, (5, 32, 48), runs)
+    brought = {"image": [picture(32, 48)], "last_image": [picture(64, 96, seed=1)]}
+    check_parity(experts.folder, experts.bundle, (5, 32, 48), runs, **brought)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dit_deploy.cli import run
+from dit_deploy.parity import parity
+from dit_deploy.runtimes.torch import TorchReference
 from tests.families.checks import LATENTS, altered, assert_bad_input, assert_refused
+from tests.families.parity import GIVEN, check_parity
 from tests.families.wan import CHANNELS, IMAGE_SIZE
 from tests.families.wan_both import Case, check_graphs, made, picture
+from tests.parity.altered import perturb, rebuild
 
 #: Two pipelines with all their parts are exported.
 pytestmark = pytest.mark.slow
@@ -76,7 +83,7 @@ def test_both_pictures_count(flf2v: Case) -> None:
 
 
 @pytest.mark.parametrize("kind", ["i2v", "flf2v"])
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (3, 7, 5, 2), (2, 4, 1, 9)])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (3, 7, 5, 2), (4, 4, 1, 9)])
 def test_plain_graphs_are_diffusers(kind: str, sizes: tuple[int, ...], request: pytest.FixtureRequest) -> None:
     """At sizes not traced, run by ONNX Runtime alone: what reads the pictures, what sees them, and the transformer."""
     check_graphs(request.getfixturevalue(kind), sizes, "image_conditions", "image_encoder", "denoiser")
@@ -145,3 +152,41 @@ class TestBadInput:
         self, flf2v: Case, tmp_path: Path, file: str, fields: dict[str, Any], message: str
     ) -> None:
         assert_refused(altered(flf2v.folder, tmp_path / "flf2v", file, **fields), message)
+
+
+def test_parity_of_the_bundles(i2v: Case, flf2v: Case) -> None:
+    runs = {GIVEN: "diffusers WanImageToVideoPipeline"}
+    check_parity(i2v.folder, i2v.bundle, (5, 32, 48), runs)
+    report = check_parity(flf2v.folder, flf2v.bundle, (5, 16, 32), runs)
+    assert {"image", "last_image"} < set(report.runs[0].settings)
+    assert set(report.runs[0].conditions) == {"image_latents", "encoder_hidden_states_image"}
+
+
+def test_an_altered_vision_encoder_is_found(flf2v: Case, tmp_path: Path) -> None:
+    def change(folder: Path) -> None:
+        perturb(folder / "image_encoder" / "model.onnx", "embeddings.patch_embedding.weight", 1.05)
+
+    bundle = rebuild(flf2v.bundle, tmp_path / "altered", change)
+    small = {"num_frames": 5, "height": 16, "width": 32, "num_inference_steps": 2}
+    report = parity(bundle, TorchReference.open(flf2v.folder), engine="onnx", threads=1, **small)
+    assert {row.component for row in report.components if row.relative > 1e-4} == {"image_encoder"}
+    assert str(report.first_excess).startswith("image encoder at batch 2: encoder_hidden_states_image off by")
+    made = "generation from a picture, what is made of the pictures: encoder_hidden_states_image off by"
+    assert str(replace(report, components=()).first_excess).startswith(made)
+
+
+def test_parity_as_a_command(flf2v: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = shutil.copytree(flf2v.bundle.path, tmp_path / "bundle")
+    for name in ("first", "last"):
+        picture(32, 64, seed=len(name)).save(tmp_path / f"{name}.png")
+    words = [
+        "parity", bundle, "--reference", flf2v.folder, "--prompt", "a cat", "--steps", 1, "--frames", 5,
+        "--height", 16, "--width", 32, "--quiet", "--init-image", tmp_path / "first.png",
+    ]  # fmt: skip
+    assert run([str(word) for word in words]) == 2
+    assert "last_image: this model needs the last picture beside the first" in capsys.readouterr().err
+    assert run([*map(str, words), "--last-image", str(tmp_path / "last.png")]) == 0
+    assert "generation from a picture: image first.png; last_image last.png" in capsys.readouterr().out
+    (found,) = json.loads((bundle / "parity/onnx.json").read_text())["runs"]
+    assert (found["settings"]["image"], found["settings"]["last_image"]) == ("first.png", "last.png")
+    assert max(found["accumulated"]) < 1e-3

@@ -9,9 +9,10 @@ import pytest
 from diffusers import WanImageToVideoPipeline
 
 from tests.families.checks import LATENTS, assert_bad_input, quiet
+from tests.families.parity import GIVEN, PLAIN, check_parity
 from tests.families.wan_both import Case, check_graphs, made, picture
 
-#: Exporting a whole pipeline takes half a minute; PixArt, beside these files, is the family of the fast tests.
+#: Exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу"]
@@ -77,3 +78,8 @@ def test_the_manifest_says_what_is_needed(masked: Case) -> None:
 def test_it_takes_no_last_picture(masked: Case) -> None:
     message = "last_image: this model takes a first picture only"
     assert_bad_input(masked.ours, message, prompt="a", image=picture(16, 16), last_image=picture(16, 16), num_frames=5)
+
+
+def test_parity_of_the_bundle(masked: Case) -> None:
+    runs = {PLAIN: "diffusers WanPipeline", GIVEN: "diffusers WanImageToVideoPipeline"}
+    check_parity(masked.folder, masked.bundle, (5, 32, 48), runs)

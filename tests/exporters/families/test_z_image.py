@@ -33,7 +33,7 @@ from tests.families.checks import (
 )
 from tests.families.z_image import CHANNELS, SIDE, WIDTH, make_z_image
 
-#: Exporting a whole pipeline takes half a minute; PixArt, beside this file, is the family of the fast tests.
+#: Exporting a whole pipeline takes half a minute.
 pytestmark = pytest.mark.slow
 
 #: Of one, two and five times 32 tokens, so that pictures of one batch begin at different positions.
