@@ -78,7 +78,7 @@ def bench(
 ) -> None:
     """Time a bundle beside its source in PyTorch.
 
-    One denoiser call and whole runs, in turns, as ratios.
+    One denoiser call and whole runs, in turns, as ratios. A model that makes videos of pictures is given some.
 
     `dit-deploy bench --arch DiT-B/2` makes a model from random weights, so that anyone can repeat it. PyTorch needs
     the extra: pip install 'dit-deploy[export]'.

@@ -11,7 +11,8 @@ from dit_deploy.errors import BackendError
 
 try:
     from dit_deploy.runtimes.torch._recorder import Evaluation
-    from dit_deploy.runtimes.torch._reference import Sampled, TorchReference, TorchRunner
+    from dit_deploy.runtimes.torch._reference import Sampled, TorchReference
+    from dit_deploy.runtimes.torch._runner import TorchRunner
 except ImportError as error:
     raise BackendError(
         f"the PyTorch reference needs torch and diffusers ({error}); install dit-deploy[export]"

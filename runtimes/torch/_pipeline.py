@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
@@ -21,8 +22,9 @@ from dit_deploy.exporters.modules import load_diffusers
 from dit_deploy.exporters.source import Source
 from dit_deploy.exporters.weights import read_json
 from dit_deploy.runtimes.torch._request import Drawing, generators
+from dit_deploy.text import one_line
 
-__all__ = ["OwnPipeline"]
+__all__ = ["OwnPipeline", "Refused"]
 
 Floats = NDArray[np.float32]
 
@@ -41,6 +43,10 @@ _DETERMINISTIC = (
 #: Classes that make a video of a text alone → those of the same parts that make it of a picture besides.
 _OF_PICTURES = {"LTXPipeline": "LTXImageToVideoPipeline", "WanPipeline": "WanImageToVideoPipeline"}
 _OF_TEXT = {other: name for name, other in _OF_PICTURES.items()}
+
+
+class Refused(Exception):
+    """A class of diffusers does not take what its network can draw, such as sizes of fewer pixels than it rounds to."""
 
 
 class OwnPipeline:
@@ -113,9 +119,14 @@ class OwnPipeline:
         )
 
     def draw(self, source: Source, drawing: Drawing, solver: Any) -> Floats:
-        """Return pictures [batch, height, width, 3], or videos [batch, frames, height, width, 3], in 0 … 1."""
+        """Return pictures [batch, height, width, 3], or videos [batch, frames, height, width, 3], in 0 … 1.
+
+        Raises:
+            Refused: the class's own check of its arguments lets them not pass.
+        """
         pipeline = self._load()
         pipeline.scheduler = solver
+        _refuse_by_name(pipeline)
         guidance = source.guidance
         knob = "true_cfg_scale" if guidance.kind == "classifier_free" else "guidance_scale"
         wanted: dict[str, Any] = {
@@ -179,6 +190,22 @@ def _decodes_alike(source: Source, drawing: Drawing) -> bool:
     names = {spec.name for spec in decoder.inputs}
     drawn = {name for name in names if name.startswith("noise")}
     return not drawn or (drawn == {"noise"} and "decode_noise_scale" in names and isinstance(drawing.seed, int))
+
+
+def _refuse_by_name(pipeline: Any) -> None:
+    """Let the check that a pipeline begins with, where it has one, raise :class:`Refused`."""
+    check = getattr(pipeline, "check_inputs", None)
+    if check is None:
+        return
+
+    @functools.wraps(check)
+    def checked(*arguments: Any, **keywords: Any) -> None:
+        try:
+            check(*arguments, **keywords)
+        except ValueError as error:
+            raise Refused(one_line(error, 200)) from error
+
+    pipeline.check_inputs = checked
 
 
 @contextlib.contextmanager

@@ -16,9 +16,8 @@ import diffusers
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from dit_deploy.bundle import Bundle, Component, shape_of
+from dit_deploy.bundle import Bundle
 from dit_deploy.errors import InputError
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.sources import open_source
@@ -27,18 +26,20 @@ from dit_deploy.runtimes.arguments import latents_shape
 from dit_deploy.runtimes.autoencoder import Compression, decode, decoder_inputs, pieces_of
 from dit_deploy.runtimes.conditions import Conditions, Texts, read_conditions, read_texts
 from dit_deploy.runtimes.frames import latent_frames, pixel_frames
-from dit_deploy.runtimes.image_conditions import ImageConditioner, read_pictures
-from dit_deploy.runtimes.images import ImageInput, open_images
+from dit_deploy.runtimes.image_conditions import ImageConditioner
+from dit_deploy.runtimes.images import ImageInput
 from dit_deploy.runtimes.prompts import PromptReader
 from dit_deploy.runtimes.runner import BindingPool
 from dit_deploy.runtimes.torch._described import described
 from dit_deploy.runtimes.torch._loop import diffusers_scheduler, run_loop
-from dit_deploy.runtimes.torch._pipeline import OwnPipeline
+from dit_deploy.runtimes.torch._pictures import given_pictures, picture_files, to_start_from
+from dit_deploy.runtimes.torch._pipeline import OwnPipeline, Refused
 from dit_deploy.runtimes.torch._recorder import Evaluation, Progress, Recorder
 from dit_deploy.runtimes.torch._request import Drawing, TorchNoise, arranged, draw_noise
+from dit_deploy.runtimes.torch._runner import TorchRunner
 from dit_deploy.sampling import NoiseSource, resolve_scheduler
 
-__all__ = ["Sampled", "TorchReference", "TorchRunner"]
+__all__ = ["Sampled", "TorchReference"]
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -205,18 +206,10 @@ class TorchReference:
             num_frames=None if frames is None else pixel_frames(manifest, frames),
             eta=eta,
             noise=noise,
-            image=_to_start_from(image) if conditioner is None else None,
+            image=to_start_from(image) if conditioner is None else None,
             strength=strength,
-            pictures=read_pictures(
-                manifest,
-                image,
-                last_image,
-                batch=batch,
-                height=rows,
-                width=columns,
-                multiple=source.latents.patch_size * compression,
-            ),
-            files={} if conditioner is None else _files(image=image, last_image=last_image),
+            pictures=given_pictures(manifest, image, last_image, batch=batch, height=rows, width=columns),
+            files={} if conditioner is None else picture_files(image=image, last_image=last_image),
         )
         noise_source = TorchNoise(seed)
         made = {} if conditioner is None else self._conditions_of_pictures(conditioner, drawing, noise_source)
@@ -226,11 +219,15 @@ class TorchReference:
             solver, own = diffusers_scheduler(config), self.pipeline.for_drawing(drawing)
             if own.serves(source, drawing, solver):
                 recorder = self._recorder(solver, drawing, progress)
-                images = own.draw(source, drawing, solver)
-                if self._in_layout(recorder.evaluations, drawing, solver, noise_source.copy()):
-                    latents = _kept(conditioner, recorder.evaluations, made)
-                    return Sampled(recorder.evaluations, latents, images, f"diffusers {own.name}", made)
-                implementation = f"{_LOOP}; its {own.name} drew the pictures"
+                try:
+                    images = own.draw(source, drawing, solver)
+                except Refused as reason:
+                    implementation = f"{_LOOP}; its {own.name} refuses: {reason}"
+                else:
+                    implementation = f"{_LOOP}; its {own.name} drew the pictures"
+                    if self._in_layout(recorder.evaluations, drawing, solver, noise_source.copy()):
+                        latents = _kept(conditioner, recorder.evaluations, made)
+                        return Sampled(recorder.evaluations, latents, images, f"diffusers {own.name}", made)
         solver = diffusers_scheduler(config)
         recorder = self._recorder(solver, drawing, progress)
         conditions, scale = self._conditions(drawing, texts, made)
@@ -308,48 +305,6 @@ class TorchReference:
     def _pool(self, name: str) -> BindingPool:
         # What runs here has no buffers worth keeping.
         return BindingPool(TorchRunner(self, name, self.graph(name).component), capacity=0)
-
-
-class TorchRunner:
-    """A component of the reference behind the interface of :class:`~dit_deploy.runtimes.runner.Runner`.
-
-    With it, ``Pipeline(bundle, runners={"denoiser": TorchRunner(...)})`` tells what the solver differs in from what
-    the network does.
-    """
-
-    def __init__(self, reference: TorchReference, name: str, component: Component) -> None:
-        self.reference, self.name, self.component = reference, name, component
-
-    def bind(self, sizes: Mapping[str, int]) -> _TorchBinding:
-        """Allocate buffers for ``sizes``."""
-        return _TorchBinding(self, sizes)
-
-
-class _TorchBinding:
-    def __init__(self, runner: TorchRunner, sizes: Mapping[str, int]) -> None:
-        self._runner = runner
-        self.inputs = {spec.name: np.zeros(shape_of(spec, sizes), spec.dtype) for spec in runner.component.inputs}
-        self.outputs = {spec.name: np.zeros(shape_of(spec, sizes), spec.dtype) for spec in runner.component.outputs}
-
-    def run(self) -> None:
-        outputs = self._runner.reference.run(self._runner.name, self.inputs)
-        for name, array in self.outputs.items():
-            np.copyto(array, outputs[name])
-
-
-def _to_start_from(image: ImageInput | None) -> Floats | None:
-    """Return what image-to-image starts from; :class:`InputError` for what is no array."""
-    if image is None or isinstance(image, np.ndarray):
-        return image
-    raise InputError(f"image: {type(image).__name__} came, expected float32 [batch or 1, height, width, channels]")
-
-
-def _files(**pictures: ImageInput | None) -> dict[str, list[Image.Image]]:
-    """Return pictures that are files or PIL images by the argument's name; nothing where one is an array."""
-    given = {name: one for name, one in pictures.items() if one is not None}
-    if any(isinstance(one, np.ndarray) for one in given.values()):
-        return {}
-    return {name: open_images(one, 3, name) for name, one in given.items() if not isinstance(one, np.ndarray)}
 
 
 def _kept(conditioner: ImageConditioner | None, evaluations: Sequence[Evaluation], made: Mapping[str, Array]) -> Floats:

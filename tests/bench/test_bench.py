@@ -12,6 +12,8 @@ from dit_deploy import Bundle
 from dit_deploy.bench import bench, candidates, timing
 from dit_deploy.cli import run
 from dit_deploy.errors import BackendError, InputError
+from dit_deploy.runtimes.image_conditions import ImageConditioner, Pictures
+from tests.parity.altered import rebuild
 
 FAST: dict[str, Any] = {"steps": 2, "repeats": 2, "threads": 1}
 
@@ -40,6 +42,29 @@ def test_against_pytorch(tiny_bundle: Path, tiny_source: Path, monkeypatch: pyte
     found = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert found["candidates"]["PyTorch eager"]["forward"]["ratio"] == 1.0
     assert found["machine"]["versions"]["torch"]
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_bundle_that_makes_videos_of_pictures(
+    tiny_video_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: bool
+) -> None:
+    """It is given some where it needs them, in a whole run and in one call of its denoiser."""
+    opened = Bundle.open(tiny_video_bundle)
+    record = opened.manifest.image_conditions
+    assert record is not None
+    needed = record.model_copy(update={"required": required})
+    bundle = rebuild(opened, tmp_path / "bundle", lambda folder: None, image_conditions=needed)
+    seen: list[tuple[bool, int]] = []
+    original = ImageConditioner.__call__
+
+    def watched(self: ImageConditioner, pictures: Pictures | None, batch: int, *more: Any) -> Any:
+        seen.append((pictures is not None, batch))
+        return original(self, pictures, batch, *more)
+
+    monkeypatch.setattr(ImageConditioner, "__call__", watched)
+    report = bench(bundle, batch=2, **FAST)
+    assert list(report.run) == ["onnx"] and report.settings["forward_batch"] == 4
+    assert len(seen) > 2 and set(seen) == {(required, 2)}
 
 
 def test_a_machine_without_a_compiler(tiny_bundle: Path, tiny_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

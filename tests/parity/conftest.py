@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from dit_deploy.bundle import Bundle
-from dit_deploy.exporters import export
 from dit_deploy.parity import ParityReport, parity
 from dit_deploy.runtimes.torch import TorchReference
 from tests import video_models
@@ -40,9 +39,8 @@ def report(bundle: Bundle, reference: TorchReference) -> ParityReport:
 
 
 @pytest.fixture(scope="session")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The tests' own model of videos: two experts, pictures as conditions, 9 frames of 24 × 20 pixels."""
-    return export(video_models.source(experts=True, pictures=True), tmp_path_factory.mktemp("video") / "tiny")
+def video(tiny_video_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_video_bundle)
 
 
 @pytest.fixture(scope="session")
