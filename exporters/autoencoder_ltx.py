@@ -29,8 +29,8 @@ from dit_deploy.bundle import Axis, Component, TensorSpec, Tiling
 from dit_deploy.bundle.shapes import shape_of
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoder_parts as parts
-from dit_deploy.exporters.families._embeddings import Sinusoid
 from dit_deploy.exporters.modules import empty_diffusers, load_diffusers
+from dit_deploy.exporters.sinusoid import Sinusoid
 from dit_deploy.exporters.source import Graph
 
 __all__ = ["Decoder", "Encoder", "FirstFrame", "Halves", "halves"]

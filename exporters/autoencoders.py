@@ -102,7 +102,10 @@ def graphs(folder: Path, channels: int, sample_size: int) -> tuple[list[Graph], 
     Args:
         folder: of a diffusers autoencoder.
         channels: of the denoiser's latents, which must be the autoencoder's.
-        sample_size: height and width of the latents in training.
+        sample_size: height and width of the latents at which the halves are proved.
+
+    Raises:
+        SourceError: the folder holds another class, cannot be loaded, or does not belong to the denoiser.
     """
     vae = load_autoencoder(folder)
     parts.check_channels(folder, vae.config.latent_channels, channels)

@@ -22,7 +22,10 @@ from dit_deploy.bundle import (
 )
 from dit_deploy.exporters import weights as files
 
-__all__ = ["Graph", "Source"]
+__all__ = ["Feeds", "Graph", "Source"]
+
+#: (sizes, seed) → inputs by name that random numbers of the declared range cannot stand for, such as masks.
+Feeds = Callable[[Mapping[str, int], int], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,7 @@ class Graph:
             network is in memory at a time.
         typical: sizes at which the graph is proved, beside the smallest and an oblong one.
         reference: makes what the graph is held against; by default the network that ``build`` makes.
-        feeds: inputs that random numbers of the declared range cannot stand for, such as masks: (sizes, seed) → those
-            arrays by name.
+        feeds: makes the inputs that random numbers cannot stand for.
     """
 
     name: str
@@ -48,7 +50,7 @@ class Graph:
     build: Callable[[], nn.Module]
     typical: Mapping[str, int]
     reference: Callable[[], nn.Module] | None = None
-    feeds: Callable[[Mapping[str, int], int], Mapping[str, Any]] | None = None
+    feeds: Feeds | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Source:
         family: the module of :mod:`dit_deploy.exporters.families` it is of.
         kind, name: what it was, and what it is called, as the manifest records them.
         graphs: in the order of export; one is called ``denoiser``.
+        latents, prediction, scheduler, guidance: as the manifest records them.
         scheduler_config: as diffusers writes it; it is kept unchanged.
         digest_files: the denoiser's weights, whose bytes the source's SHA-256 covers.
         float32_bytes: about how large the bundle gets with float32 weights.
@@ -67,6 +70,7 @@ class Source:
         experts: the second denoiser, where the family has two.
         tiling: the pieces in which diffusers sends this family's latents through the VAE.
         files: further files of the bundle, such as tokenizers: path in the bundle → its content.
+        labels: names of the classes, by their number, where the family has classes.
         notes: lines that a person should read, one each.
     """
 

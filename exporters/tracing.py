@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +23,7 @@ from dit_deploy.bundle.manifest import Axis, Component
 from dit_deploy.bundle.shapes import shape_of
 from dit_deploy.errors import ExportError
 from dit_deploy.exporters.passes.storage import store_weights
+from dit_deploy.exporters.source import Feeds
 
 __all__ = ["OPSET", "Feeds", "axis_name", "example_inputs", "free_sizes", "trace"]
 
@@ -61,10 +61,6 @@ def traced_sizes(component: Component) -> dict[str, int]:
 def _is_fixed(axis: Axis) -> bool:
     """Return whether an axis has a name and yet one size only (a learned table of positions may end there)."""
     return axis.minimum == axis.maximum
-
-
-#: (sizes, seed) → inputs by name that random numbers of the declared range cannot stand for, such as masks.
-Feeds = Callable[[Mapping[str, int], int], Mapping[str, Any]]
 
 
 def example_inputs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -9,7 +10,7 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.source import Graph
 
-__all__ = ["Record", "check_tokens", "check_width", "read_record"]
+__all__ = ["Record", "check_tokens", "check_width", "learns_variance", "read_record"]
 
 
 class Record(TypedDict):
@@ -60,6 +61,21 @@ def check_width(folder: Path, graph: Graph, expected: int, key: str) -> None:
             f"{folder / graph.name} makes {made} channels, {folder / 'transformer'} takes {expected} ({key}); they do "
             "not belong together"
         )
+
+
+def learns_variance(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Return whether the transformer in ``folder`` predicts a variance beside the noise, in as many channels again.
+
+    Raises:
+        SourceError: it predicts another number of channels.
+    """
+    channels = int(config["in_channels"])
+    found = int(config["out_channels"] or channels)
+    if found not in (channels, 2 * channels):
+        raise SourceError(
+            f"{folder} predicts {found} channels; expected {channels}, or {2 * channels} with learned variance"
+        )
+    return found == 2 * channels
 
 
 def check_tokens(tokens: int, largest: int | None = None) -> int:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dit_deploy.exporters.families._attention import attend, heads, normed
-from dit_deploy.exporters.families._embeddings import Sinusoid
 from dit_deploy.exporters.families._rotary import Rotary, grid_positions, rotate
 from dit_deploy.exporters.masks import MASKED
+from dit_deploy.exporters.sinusoid import Sinusoid
 
 __all__ = ["Denoiser", "FromPicture", "Reference"]
 
@@ -83,6 +83,10 @@ class Denoiser(nn.Module):
         """Return the tokens [batch, tokens, hidden] after blocks that the timestep and the texts' mean modulate.
 
         Tokens attend to each other, padding to the first token alone.
+
+        Args:
+            states: [batch, tokens, text_embed_dim].
+            timestep, mask: as :meth:`forward` has them.
         """
         refiner = self.transformer.context_embedder
         weights = mask.to(states.dtype)[:, :, None]

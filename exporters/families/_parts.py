@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import numpy as np
 
 from dit_deploy.bundle.manifest import Axis, Prediction, TensorSpec
 from dit_deploy.errors import SourceError
+from dit_deploy.exporters.source import Feeds
 
 __all__ = [
     "guidance_feeds",
@@ -147,9 +148,7 @@ def read_prediction(scheduler_config: Mapping[str, Any], *, variance: bool = Fal
     return Prediction.model_validate({"type": found, "learned_range_variance": variance})
 
 
-def mask_feeds(
-    name: str = "encoder_attention_mask", length: str = "sequence_length"
-) -> Callable[[Mapping[str, int], int], dict[str, np.ndarray]]:
+def mask_feeds(name: str = "encoder_attention_mask", length: str = "sequence_length") -> Feeds:
     """Return a maker of masks of texts of 1 token to all, different lengths, padded on the right; one is whole."""
 
     def feeds(sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dit_deploy.bundle import Axis, Component, TensorSpec
 from dit_deploy.exporters import autoencoder_wan
 from dit_deploy.exporters.autoencoder_parts import bounded
 from dit_deploy.exporters.autoencoder_wan import FRAMES
-from dit_deploy.exporters.source import Graph
+from dit_deploy.exporters.source import Feeds, Graph
 
 __all__ = [
     "LATENTS",
@@ -160,7 +160,7 @@ def _given(sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
     return {"given": given}
 
 
-def mask_feeds(patch: tuple[int, int, int]) -> Callable[[Mapping[str, int], int], dict[str, np.ndarray]]:
+def mask_feeds(patch: tuple[int, int, int]) -> Feeds:
     """Return a maker of the denoiser's mask: in every other sample the first latent frame is a picture's."""
 
     def feeds(sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:

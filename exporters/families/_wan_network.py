@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dit_deploy.exporters.families._attention import attend, heads
-from dit_deploy.exporters.families._embeddings import Sinusoid
 from dit_deploy.exporters.families._rotary import ExactRotary, grid_positions, rotate
+from dit_deploy.exporters.sinusoid import Sinusoid
 
 __all__ = ["Denoiser", "MaskedDenoiser", "Reference"]
 
@@ -181,6 +181,7 @@ class Reference(nn.Module):
         image_latents: Tensor | None = None,
         last: Tensor | None = None,
     ) -> tuple[Tensor]:
+        """Predict the flow; ``last`` is the input after ``image_latents``: their mask, or CLIP's hidden states."""
         states = None
         if self.masked:
             assert image_latents is not None and last is not None

@@ -26,11 +26,11 @@ from dit_deploy.bundle import (
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoders
 from dit_deploy.exporters.families import _parts as parts
-from dit_deploy.exporters.families._embeddings import Sinusoid
 from dit_deploy.exporters.families._folder import check_tokens, check_width, read_record
 from dit_deploy.exporters.families._patches import packed, unpacked
 from dit_deploy.exporters.families._rotary import ExactRotary, picture_positions
 from dit_deploy.exporters.modules import load_diffusers, read_config
+from dit_deploy.exporters.sinusoid import Sinusoid
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import clip, t5
 from dit_deploy.exporters.tokenizers import max_length, tokenizer_json

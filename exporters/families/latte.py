@@ -27,10 +27,10 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoders
 from dit_deploy.exporters.families import _parts as parts
 from dit_deploy.exporters.families._attention import attend, heads
-from dit_deploy.exporters.families._embeddings import Sinusoid
 from dit_deploy.exporters.families._folder import check_width, read_record
 from dit_deploy.exporters.families.dit import geometric_frequencies, sincos_positions
 from dit_deploy.exporters.modules import load_diffusers, read_config
+from dit_deploy.exporters.sinusoid import Sinusoid
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import t5
 from dit_deploy.exporters.tokenizers import tokenizer_json

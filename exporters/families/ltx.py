@@ -37,10 +37,10 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoder_ltx
 from dit_deploy.exporters.families import _parts as parts
 from dit_deploy.exporters.families._attention import Attention
-from dit_deploy.exporters.families._embeddings import Sinusoid
 from dit_deploy.exporters.families._folder import check_width, read_record
 from dit_deploy.exporters.masks import key_bias
 from dit_deploy.exporters.modules import load_diffusers, read_config
+from dit_deploy.exporters.sinusoid import Sinusoid
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import t5
 from dit_deploy.exporters.tokenizers import tokenizer_json

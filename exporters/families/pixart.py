@@ -26,12 +26,12 @@ from dit_deploy.exporters import autoencoders
 from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
 from dit_deploy.exporters.families._attention import Attention
-from dit_deploy.exporters.families._embeddings import Sinusoid
-from dit_deploy.exporters.families._folder import check_tokens, check_width, read_record
+from dit_deploy.exporters.families._folder import check_tokens, check_width, learns_variance, read_record
 from dit_deploy.exporters.families._patches import unpatchified
 from dit_deploy.exporters.families.dit import geometric_frequencies, sincos_positions
 from dit_deploy.exporters.masks import key_bias
 from dit_deploy.exporters.modules import load_diffusers, read_config
+from dit_deploy.exporters.sinusoid import Sinusoid
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import t5
 from dit_deploy.exporters.tokenizers import tokenizer_json
@@ -69,7 +69,7 @@ def open_pipeline(folder: Path, *, max_sequence_length: int | None = None) -> So
         text_encoder, "text_encoder", tokens=tokens, attends_mask=True, mask_output="encoder_attention_mask"
     )
     check_width(folder, encoder, _text_width(config), "caption_channels or cross_attention_dim")
-    variance = _out_channels(config, transformer) == 2 * channels
+    variance = learns_variance(transformer, config)
     denoiser = Graph(
         "denoiser",
         _component(config, scheduler_config, variance),
@@ -117,16 +117,6 @@ def _text_width(config: Mapping[str, Any]) -> int:
     if config["cross_attention_dim"] is None:
         raise SourceError("a PixArtTransformer2DModel without cross_attention_dim takes no text")
     return int(config["caption_channels"] or config["cross_attention_dim"])
-
-
-def _out_channels(config: Mapping[str, Any], folder: Path) -> int:
-    channels = int(config["in_channels"])
-    found = int(config["out_channels"] or channels)
-    if found not in (channels, 2 * channels):
-        raise SourceError(
-            f"{folder} predicts {found} channels; expected {channels}, or {2 * channels} with learned variance"
-        )
-    return found
 
 
 def _component(config: Mapping[str, Any], scheduler_config: Mapping[str, Any], variance: bool) -> Component:

@@ -29,13 +29,13 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoder_dc
 from dit_deploy.exporters.families import _parts as parts
 from dit_deploy.exporters.families._attention import Attention, heads, normed
-from dit_deploy.exporters.families._embeddings import Sinusoid
-from dit_deploy.exporters.families._folder import check_width, read_record
+from dit_deploy.exporters.families._folder import check_width, learns_variance, read_record
 from dit_deploy.exporters.families._patches import unpatchified
 from dit_deploy.exporters.families.dit import geometric_frequencies, sincos_positions
 from dit_deploy.exporters.linear_attention import relu_linear_attention
 from dit_deploy.exporters.masks import key_bias
 from dit_deploy.exporters.modules import load_diffusers
+from dit_deploy.exporters.sinusoid import Sinusoid
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import gemma
 from dit_deploy.exporters.tokenizers import load_tokenizer, tokenizer_json
@@ -50,7 +50,7 @@ def open_pipeline(folder: Path) -> Source:
         SourceError: a part is missing, or the parts do not fit each other.
     """
     transformer, vae, text_encoder = folder / "transformer", folder / "vae", folder / "text_encoder"
-    config = dict(_load(transformer).config)
+    config = dict(_load(transformer).config)  # with its weights: those that do not fit are told now
     _check_config(transformer, config)
     record = read_record(folder, "transformer", "vae", "text_encoder")
     scheduler_config = record["scheduler_config"]
@@ -138,11 +138,7 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
         raise SourceError(f"{folder} embeds its guidance, as SanaSprintPipeline's does; SanaPipeline gives it none")
     if config["cross_attention_dim"] is None:
         raise SourceError(f"{folder} has no cross_attention_dim, so it takes no text")
-    channels, found = int(config["in_channels"]), int(config["out_channels"] or config["in_channels"])
-    if found not in (channels, 2 * channels):
-        raise SourceError(
-            f"{folder} predicts {found} channels; expected {channels}, or {2 * channels} with learned variance"
-        )
+    learns_variance(folder, config)  # which may be; the pipeline drops it
 
 
 class Sana(nn.Module):

@@ -33,11 +33,11 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoders
 from dit_deploy.exporters import weights as files
 from dit_deploy.exporters.families import _parts as parts
-from dit_deploy.exporters.families._embeddings import Sinusoid
 from dit_deploy.exporters.families._folder import check_tokens, read_record
 from dit_deploy.exporters.families._patches import unpatchified
-from dit_deploy.exporters.modules import check_class, load_diffusers
-from dit_deploy.exporters.source import Graph, Source
+from dit_deploy.exporters.modules import load_diffusers
+from dit_deploy.exporters.sinusoid import Sinusoid
+from dit_deploy.exporters.source import Feeds, Graph, Source
 from dit_deploy.exporters.text_encoders import clip, t5
 from dit_deploy.exporters.tokenizers import max_length, tokenizer_json
 
@@ -63,8 +63,7 @@ def open_pipeline(folder: Path, *, max_sequence_length: int = _T5_TOKENS, clip_s
     """
     index = files.read_json(folder / "model_index.json")
     transformer, vae = folder / "transformer", folder / "vae"
-    check_class(transformer, "SD3Transformer2DModel")
-    config = dict(_load(transformer).config)
+    config = dict(_load(transformer).config)  # with its weights: those that do not fit are told now
     channels, patch, size = (int(config[name]) for name in ("in_channels", "patch_size", "sample_size"))
     _check_layout(transformer, config)
     halves, (compression, scale, shift) = autoencoders.graphs(vae, channels, 2 * _PROVED)
@@ -312,7 +311,7 @@ def _check_layout(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _skip_feeds(layers: int) -> Callable[[Mapping[str, int], int], dict[str, np.ndarray]]:
+def _skip_feeds(layers: int) -> Feeds:
     """Return a maker of ``skip_layers`` by which the first sample keeps all blocks, and each other its own ones."""
 
     def feeds(sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:

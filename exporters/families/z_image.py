@@ -31,11 +31,11 @@ from dit_deploy.errors import SourceError
 from dit_deploy.exporters import autoencoders
 from dit_deploy.exporters.families import _parts as parts
 from dit_deploy.exporters.families._attention import attend, heads, normed
-from dit_deploy.exporters.families._embeddings import Sinusoid
 from dit_deploy.exporters.families._folder import check_width, read_record
 from dit_deploy.exporters.families._rotary import rotate
 from dit_deploy.exporters.masks import MASKED
 from dit_deploy.exporters.modules import load_diffusers, read_config
+from dit_deploy.exporters.sinusoid import Sinusoid
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.text_encoders import qwen
 from dit_deploy.exporters.tokenizers import load_tokenizer, tokenizer_json

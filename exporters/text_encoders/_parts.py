@@ -14,6 +14,7 @@ from dit_deploy.bundle.manifest import Axis, Component, TensorSpec
 from dit_deploy.errors import SourceError
 from dit_deploy.exporters.masks import MASKED
 from dit_deploy.exporters.modules import parameters_without_storage
+from dit_deploy.exporters.source import Feeds
 from dit_deploy.exporters.weights import folder_tensors, read_json
 
 __all__ = [
@@ -171,7 +172,7 @@ def made_anew(attention_mask: Tensor) -> Tensor:
     return (attention_mask > 0).to(torch.int64)
 
 
-def mask_feeds(vocabulary: int, *, least: int = 1) -> Callable[[Mapping[str, int], int], dict[str, np.ndarray]]:
+def mask_feeds(vocabulary: int, *, least: int = 1) -> Feeds:
     """Return a maker of ids and masks of texts of ``least`` or more tokens, padded on the right."""
 
     def feeds(sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from dit_deploy.bundle.manifest import Axis, TensorSpec
 from dit_deploy.exporters.modules import load_transformers
-from dit_deploy.exporters.source import Graph
+from dit_deploy.exporters.source import Feeds, Graph
 from dit_deploy.exporters.text_encoders import _parts as parts
-from dit_deploy.exporters.tracing import Feeds
 
 __all__ = ["CLIPText", "Layer", "graph"]
 
