@@ -28,7 +28,7 @@ from dit_deploy.exporters.passes.smoothing import smooth
 __all__ = ["PASSES", "Lowered", "Recipe", "lower"]
 
 #: Raised whenever a pass writes another graph for the same recipe, so that no older engine is taken for a new one.
-PASSES = 2
+PASSES = 3
 
 Compute = Literal["fp32", "fp16", "bf16"]
 
@@ -55,6 +55,7 @@ class Recipe:
         islands: nodes that stay in FP32, as glob patterns.
         norm_casts: whether normalisations stand between casts; see :func:`~dit_deploy.exporters.passes.half.to_half`.
         sigmoid_casts: whether Sigmoid and SiLU do; see the same.
+        products_only: whether all arithmetic beside products stays in FP32; see the same.
     """
 
     precision: Precision
@@ -68,6 +69,7 @@ class Recipe:
     islands: tuple[str, ...] = ()
     norm_casts: bool = True
     sigmoid_casts: bool = False
+    products_only: bool = False
 
     @property
     def quantized(self) -> bool:
@@ -90,8 +92,9 @@ class Recipe:
         if self.compute == "fp32":
             decisive.pop("islands")
             decisive.pop("norm_casts")
-        if self.compute == "fp32" or not self.sigmoid_casts:
-            decisive.pop("sigmoid_casts")
+        for name in ("sigmoid_casts", "products_only"):
+            if self.compute == "fp32" or not decisive[name]:
+                decisive.pop(name)
         return {name: _text(value) for name, value in decisive.items()} | {"passes": str(PASSES)}
 
 
@@ -154,6 +157,7 @@ def lower(
             ranges=ranges,
             norm_casts=recipe.norm_casts,
             sigmoid_casts=recipe.sigmoid_casts,
+            products_only=recipe.products_only,
         )
         reasons |= {island.node: f"FP32: {island.why}" for island in islands}
     save_graph(model, target)

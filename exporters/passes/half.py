@@ -6,7 +6,8 @@ float32 is decided in :mod:`~dit_deploy.exporters.passes.islands`.
 
 The residual stream is half precision by rule, as is everything between linear layers: it is most of the memory
 traffic, and a Cast at each of its additions would double it. Where a network's stream grows beyond FP16, the ranges
-measured on real trajectories say so, and then it is float32 from there on, additions and all.
+measured on real trajectories say so, and then it is float32 from there on, additions and all. What runs once a
+picture, a text encoder, need not save that traffic: with ``products_only`` each product is rounded, and nothing else.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def to_half(
     ranges: Mapping[str, float] | None = None,
     norm_casts: bool = True,
     sigmoid_casts: bool = False,
+    products_only: bool = False,
 ) -> list[Island]:
     """Let ``model`` compute in ``dtype``, in place; its inputs and outputs keep their types.
 
@@ -58,6 +60,9 @@ def to_half(
             which has float32 statistics for most: ``False`` saves it casts that it does not fuse.
         sigmoid_casts: put Sigmoid, and SiLU, between casts. ONNX Runtime's CUDA kernels compute σ(x) of a negative x
             as 1 − σ(−x) in the tensor's own type, so that in BF16 nothing is left of a σ below 0.002.
+        products_only: keep all arithmetic element by element in float32, so that only products of matrices,
+            convolutions and attention are half precision, as under PyTorch's autocast. Roundings of the residual
+            stream and within an activation's formula otherwise make up half of the error.
 
     Returns:
         what stays in float32, node by node, and why.
@@ -78,7 +83,9 @@ def to_half(
     infer_types(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _drop_casts(graph)
-    reasons = find_islands(graph, dtype, islands, ranges, norm_casts=norm_casts, sigmoid_casts=sigmoid_casts)
+    reasons = find_islands(
+        graph, dtype, islands, ranges, norm_casts=norm_casts, sigmoid_casts=sigmoid_casts, products_only=products_only
+    )
     _Typing(graph, dtype, reasons).apply()
     check_types(model)
     return [Island(node.name or node.op_type, why) for node, why in reasons.items()]

@@ -65,6 +65,7 @@ def find_islands(
     *,
     norm_casts: bool = True,
     sigmoid_casts: bool = False,
+    products_only: bool = False,
 ) -> dict[ir.Node, str]:
     """Return the nodes that are to compute in float32 where the rest does in ``dtype``, each with the reason.
 
@@ -76,6 +77,7 @@ def find_islands(
       FP16. Without ``norm_casts`` those stay half whose operator is defined to have its statistics in float32
       (``stash_type``: LayerNormalization, RMSNormalization, GroupNormalization of opset 21);
     - with ``sigmoid_casts``, Sigmoid and what multiplies it by its own argument (SiLU);
+    - with ``products_only``, all arithmetic element by element: the residual stream, activations, modulations;
     - FP16 only: constants that leave its range or vanish in it, and values that ``ranges`` (value name → largest
       magnitude) says come near its end, with the nodes that make and read them;
     - arithmetic on the graph's own inputs and on its outputs, where it costs nothing: they are float32 anyway;
@@ -89,6 +91,8 @@ def find_islands(
     found.norms(norm_casts)
     if sigmoid_casts:
         found.sigmoids()
+    if products_only:
+        found.arithmetic()
     found.sums()
     found.integers()
     found.angles()
@@ -151,6 +155,11 @@ class _Finder:
                 for reader in node.outputs[0].consumers():
                     if reader.op_type == "Mul" and node.inputs[0] in reader.inputs:
                         self.add(reader, "SiLU, by the Sigmoid in it")
+
+    def arithmetic(self) -> None:
+        for node in self.graph:
+            if node.op_type in ELEMENTWISE and floats(node) and not any_type(node):
+                self.add(node, "arithmetic beside the products")
 
     def sums(self) -> None:
         for node in self.graph:
