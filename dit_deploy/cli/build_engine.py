@@ -199,4 +199,10 @@ def _verdict(parity: dict[str, Any]) -> str:
     figure = "no difference" if parity["psnr"] is None else f"{parity['psnr']:.1f} dB"
     state = "parity" if parity["passed"] else "parity FAILED:"
     limit = "no limit was set" if parity["limit"] is None else f"the limit is {parity['limit']:g} dB"
-    return f"{state} {figure} against the plain graphs ({parity['ran']}); {limit}"
+    line = f"{state} {figure} against the plain graphs ({parity['ran']}); {limit}"
+    if isinstance(parity.get("amplified"), float):
+        own, allowed = parity["amplified"], parity["allowed"]
+        line += f"; the plain graphs' own have {own:.1f} dB when predictions are off by {allowed:g}"
+    if isinstance(parity.get("components"), float):
+        line += f"; its components are off by {parity['components']:.2g}"
+    return line

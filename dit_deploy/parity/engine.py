@@ -63,6 +63,10 @@ class EngineParity:
         latents: largest difference of the last latents, relative to the largest value.
         limit: what ``psnr`` is held against.
         failure: why the engine drew nothing; empty where it did.
+        allowed, amplified, components: of :mod:`~dit_deploy.parity.amplification`, where ``psnr`` misses the limit: the
+            error of a prediction that the limit stands for; the decibels of the plain graphs' own pictures when their
+            predictions are off by that; and the largest difference of the engine's components from the plain ones on
+            the same inputs, where the engine is no further off than those pictures.
     """
 
     psnr: float
@@ -75,15 +79,38 @@ class EngineParity:
     steps: int
     ran: str
     failure: str = ""
+    allowed: float | None = None
+    amplified: float | None = None
+    components: float | None = None
 
     @property
     def passed(self) -> bool:
         """Whether the engine is as near as its precision can be expected to be."""
-        return self.psnr >= self.limit
+        return self.psnr >= self.limit or self._explained >= 0.0
+
+    @property
+    def margin(self) -> float:
+        """Decibels that are left: negative where the engine fails."""
+        return max(self.psnr - self.limit, self._explained)
+
+    @property
+    def _explained(self) -> float:
+        """Decibels by which the engine is nearer than what is allowed, in its pictures and in its components."""
+        if self.allowed is None or self.amplified is None:
+            return -math.inf
+        pictures = self.psnr - self.amplified
+        if self.components is None or self.components == 0.0:
+            return pictures
+        return min(pictures, 20.0 * math.log10(self.allowed / self.components))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values; ``None`` for decibels of equal pictures and for what is not finite."""
-        values = {name: value for name, value in vars(self).items() if name != "failure"}
+        asked = ("allowed", "amplified", "components")
+        values = {
+            name: value
+            for name, value in vars(self).items()
+            if name != "failure" and not (name in asked and self.amplified is None)
+        }
         found = {name: None if _infinite(value) else value for name, value in values.items()}
         return {"passed": self.passed, **found, **({"failure": self.failure} if self.failure else {})}
 
@@ -91,8 +118,11 @@ class EngineParity:
         if self.failure:
             return self.failure
         what = "of the latents" if self.ssim is None else f"over {self.pictures} pictures (worst {self.worst:.1f})"
-        verdict = "within" if self.passed else "below"
-        return f"{self.psnr:.1f} dB {what} after {self.steps} steps, {verdict} the limit of {self.limit:g} dB"
+        verdict = "within" if self.psnr >= self.limit else "below"
+        line = f"{self.psnr:.1f} dB {what} after {self.steps} steps, {verdict} the limit of {self.limit:g} dB"
+        if self.amplified is not None and self.allowed is not None:
+            line += f"; the plain graphs' own have {self.amplified:.1f} dB when predictions are off by {self.allowed:g}"
+        return line if self.components is None else f"{line}, and its components are off by {self.components:.2g}"
 
 
 def plain_pictures(

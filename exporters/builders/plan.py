@@ -56,6 +56,8 @@ class Plan:
         flavour: the TensorRT library that builds it, also where ONNX Runtime loads it; ``None`` for ONNX artefacts.
         recipes, profiles: by component.
         limit: decibels that the engine must reach; ``None`` where that is not checked.
+        allowed: error of a prediction that the precision's own limit stands for; ``None`` where another limit was
+            given, which then holds whatever the bundle's sampling makes of small errors.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Plan:
     calibration: CalibrationOptions
     tensorrt: TensorRTOptions
     limit: float | None
+    allowed: float | None
     adjust: bool
     key_parts: dict[str, str] = field(default_factory=dict)
 
@@ -92,6 +95,8 @@ def key_parts(bundle: Bundle, plan: Plan) -> dict[str, str]:
         parts |= {f"calibration.{name}": value for name, value in plan.calibration.decisive().items()}
     if plan.adjust:
         parts["limit"] = "none" if plan.limit is None else f"{plan.limit:g} dB"
+        if plan.allowed is not None:
+            parts["limit"] += f", or predictions off by {plan.allowed:g}"
     parts |= {name: str(value) for name, value in plan.tensorrt.decisive().items()}
     return parts
 

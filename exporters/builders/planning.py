@@ -21,7 +21,7 @@ from dit_deploy.exporters.builders.plan import CalibrationOptions, Plan, TensorR
 from dit_deploy.exporters.builders.profiles import plan_profiles, range_profiles
 from dit_deploy.exporters.builders.recipe import Compute, Recipe
 from dit_deploy.exporters.builders.text_sizes import text_sizes
-from dit_deploy.exporters.calibration.texts import read_prompts
+from dit_deploy.exporters.calibration.texts import read_prompts, reads_prompts
 from dit_deploy.exporters.component_roles import denoisers
 from dit_deploy.parity.limits import limits_for
 from dit_deploy.runtimes import cpu_ops
@@ -89,8 +89,9 @@ def make_plan(
         smoothing: SmoothQuant's α of int8 and fp8, 0 … 1; ``None`` for none.
         method, percentile: how activation scales follow from what calibration saw.
         calibration: what is drawn to calibrate.
-        limit: decibels of PSNR against the plain graphs that the engine must reach; the precision's by default,
-            ``None`` for no limit.
+        limit: decibels of PSNR against the plain graphs that the engine must reach; the precision's by default, which
+            gives way to what the bundle's own sampling makes of small errors
+            (:mod:`~dit_deploy.parity.amplification`); ``None`` for no limit.
         adjust: let an int8 or fp8 engine keep layers wider until the limit holds.
 
     Raises:
@@ -145,6 +146,7 @@ def make_plan(
             islands=tuple(islands),
             norm_casts=flavour is not None,
             sigmoid_casts=flavour is None,
+            products_only=reads_prompts(bundle, component),
         )
         for component in built
     }
@@ -179,6 +181,7 @@ def make_plan(
         calibration=calibration,
         tensorrt=options,
         limit=limits_for(chosen_precision).psnr if limit == "default" else limit,
+        allowed=limits_for(chosen_precision).prediction if limit == "default" else None,
         adjust=adjust and quantized,
     )
     plan.key_parts.update(key_parts(bundle, plan))
@@ -188,13 +191,14 @@ def make_plan(
 def _recipe(denoiser: bool, precision: Precision, compute: Compute, **chosen: Any) -> Recipe:
     """Return one component's recipe: what is about 8 bits or about single layers is for the denoiser alone.
 
-    Convolutions gain less and lose more on 8 bits, and an autoencoder runs once a picture.
+    Convolutions gain less and lose more on 8 bits, and an autoencoder runs once a picture. So does what reads
+    prompts, whose error is in every step's conditions: there all but the products stays in FP32.
     """
     if denoiser and precision in ("int8", "fp8"):
         if precision == "fp8":
             chosen["integer"] = "explicit"
         return Recipe(precision, compute, **chosen)
-    common = ("attention", "norm_casts", "sigmoid_casts", *(("islands",) if denoiser else ()))
+    common = ("attention", "norm_casts", "sigmoid_casts", "products_only", *(("islands",) if denoiser else ()))
     plain = {name: chosen[name] for name in common}
     return Recipe(compute, compute, **plain)
 

@@ -28,6 +28,7 @@ from dit_deploy.exporters.passes.fp8 import FP8
 from dit_deploy.exporters.passes.graph_file import load_graph, save_graph
 from dit_deploy.exporters.passes.int8 import INT8
 from dit_deploy.exporters.passes.smoothing import smooth
+from dit_deploy.parity.amplification import Amplification
 from dit_deploy.parity.engine import EngineParity, compare_with_plain, is_large, plain_pictures
 from dit_deploy.runtimes import Runner, cpu_ops
 from dit_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
@@ -62,8 +63,9 @@ class Settled:
 def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int | None, progress: Progress) -> Settled:
     """Write the graphs of ``plan`` into the new folder ``work``, and measure them where ``check`` says so.
 
-    Where a quantised engine is below the plan's limit, and the plan allows it, the most sensitive layers are kept in
-    higher precision, as few as reach the limit.
+    Where pictures miss the plan's limit, what the bundle's own sampling makes of small errors is measured too. Where
+    that does not explain them, and the plan allows it, the most sensitive layers of a quantised engine are kept in
+    higher precision, as few as pass.
 
     Raises:
         InputError, ExportError: see :func:`~dit_deploy.exporters.builders.recipe.lower`.
@@ -73,10 +75,13 @@ def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int 
     if not check:
         return settled
     plain = plain_pictures(bundle, threads=threads, progress=progress)
+    amplification = None
+    if plan.allowed is not None:
+        amplification = Amplification(bundle, plain, plan.precision, plan.allowed, threads=threads, progress=progress)
 
     def measure(kept: Mapping[str, Collection[str]]) -> EngineParity:
         runners = _runners(bundle, plan, settled, calibrations, kept, work, threads)
-        return compare_with_plain(
+        found = compare_with_plain(
             bundle,
             plain,
             plan.precision,
@@ -86,6 +91,7 @@ def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int 
             threads=threads,
             progress=progress,
         )
+        return found if amplification is None else amplification.weigh(found, runners)
 
     kept: dict[str, tuple[str, ...]] = {}
     parity = measure(kept)
@@ -210,8 +216,7 @@ class _Adjusting:
         parity: EngineParity,
     ) -> EngineParity:
         """Keep as few layers as the limit needs, beside those that others keep; return the figures then."""
-        recipe, limit = self.plan.recipes[self.name], self.plan.limit
-        assert limit is not None
+        recipe = self.plan.recipes[self.name]
         table = self._sensitivity()
         settled.sensitivity = [*(settled.sensitivity or []), *([group.name, group.error] for group in table)]
         measured: dict[tuple[str, ...], EngineParity] = {(): parity}
@@ -219,9 +224,9 @@ class _Adjusting:
         def quality(layers: tuple[str, ...]) -> float:
             if layers not in measured:
                 measured[layers] = measure({**kept, self.name: layers})
-            return measured[layers].psnr
+            return measured[layers].margin
 
-        chosen = choose_kept(table, quality, limit)
+        chosen = choose_kept(table, quality, 0.0)
         self.progress(f"keeping {len(chosen.layers)} layers of the {self.name} wider", 0, 1)
         source, target = self.bundle.component_path(self.name), settled.lowered[self.name].path
         settled.lowered[self.name] = lower(source, target, recipe, self.calibration, chosen.layers)
