@@ -43,7 +43,7 @@ class Limits:
 #:
 #: A limit in decibels supposes how much sampling multiplies errors. That differs from model to model by tens of
 #: decibels, so one limit for all would pass bad engines of calm models or fail good ones of restless ones.
-#: ``prediction`` is the error that it stands for with the trained demo, a round number below: its 50 steps, guided by 4,
+#: ``prediction`` is the error that it stands for with the trained demo, rounded down: its 50 steps at guidance 4
 #: make 46.2 dB of predictions that are off at random by 7e-3, 37.4 dB of 2e-2 and 31.5 dB of 4e-2 (the least of three
 #: drawings, 2026-11-26), so that nothing changes for a model that multiplies no more. Where pictures miss the limit,
 #: :mod:`~dit_deploy.parity.amplification` measures what the bundle at hand makes of such an error, and how far off the
