@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "bundle/activations.h"
 #include "bundle/engine.h"
 #include "bundle/json.h"
 #include "bundle/manifest.h"
@@ -27,9 +28,17 @@ inline void one_input(std::string_view data) {
       case 'e':  // engine.json
         bundle::parse_engine(rest, "engine.json");
         break;
-      case 'o':  // a graph
+      case 'o': {  // a graph
         bundle::read_references(rest, "model.onnx");
+        const bundle::NotedGraph graph = bundle::read_graph(rest, "model.onnx");
+        const bundle::Sizes sizes{{"batch", 1}, {"latent_height", 8}, {"latent_width", 8}};
+        const auto bytes = [&](const std::string& value) {
+          const auto found = graph.values.find(value);
+          return found == graph.values.end() ? 0.0 : found->second.bytes(sizes);
+        };
+        bundle::peak_bytes(graph, bytes, [](const bundle::NotedNode&) { return 0.0; });
         break;
+      }
       case 's': {  // a scheduler config; the second byte is the number of steps
         sampling::SolverRequest request;
         request.num_inference_steps = static_cast<unsigned char>(data[1]) % 32;

@@ -99,6 +99,10 @@ DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_threads(dit_deploy_optio
 /* 1: a component is loaded when it is used and forgotten after, so that one of them is in memory at a time; 0: not. */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_low_memory(dit_deploy_options* options, int low_memory,
                                                                    char** error);
+/* Bytes that the VAE may take beside its weights, such as "2G": larger pictures go through it in the pieces that fit. NULL,
+ * the default, is no limit. */
+DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_vae_memory(dit_deploy_options* options, const char* bytes,
+                                                                   char** error);
 /* The library of one of ONNX Runtime's plugin execution providers: "NvTensorRTRTXExecutionProvider" and its path. */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_options_set_provider_library(dit_deploy_options* options,
                                                                          const char* provider, const char* path,
@@ -166,13 +170,14 @@ DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_number(dit_deploy_reques
 DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_guidance_interval(dit_deploy_request* request, double begin,
                                                                           double end, char** error);
 /* One text:
- *   "prompt", "negative_prompt"   for one picture
+ *   "prompt", "negative_prompt"   for one picture; with _2 or _3 behind it, what the second and third text encoder read
+ *                                 instead; an empty one is the prompt again
  *   "scheduler"                   a diffusers scheduler's name, or its config as JSON
  *   "output_type"                 "picture" (the default), "array" or "latent"
  */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_text(dit_deploy_request* request, const char* name,
                                                              const char* value, char** error);
-/* Several: "prompt" or "negative_prompt". */
+/* Several: "prompt" or "negative_prompt", or one of these with _2 or _3 behind it. */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_texts(dit_deploy_request* request, const char* name,
                                                               const char* const* values, size_t count, char** error);
 /* Another input of the denoiser by its name, row-major, shape[0] the batch; `size` is that of `data` in bytes. */
@@ -209,6 +214,14 @@ typedef int (*dit_deploy_callback)(int64_t index, int64_t count, const float* la
 /* `user` is handed on to the callback; NULL takes the callback away. */
 DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_callback(dit_deploy_request* request,
                                                                  dit_deploy_callback callback, void* user,
+                                                                 char** error);
+
+/* Called after each step, and after each piece of latents that went through the VAE decoder, on the thread that draws: what is
+ * being done ("denoising", "decoding"), how many steps or pieces of it are done, and of how many. */
+typedef void (*dit_deploy_progress)(const char* what, int64_t done, int64_t total, void* user);
+/* `user` is handed on to the function; NULL takes the function away. */
+DIT_DEPLOY_API dit_deploy_status dit_deploy_request_set_progress(dit_deploy_request* request,
+                                                                 dit_deploy_progress progress, void* user,
                                                                  char** error);
 
 /* ---- A run and its result ---- */

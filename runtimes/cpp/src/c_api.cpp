@@ -246,14 +246,24 @@ void set_number(Request& request, const std::string& name, double value) {
   }
 }
 
-void set_texts(Request& request, const std::string& name, std::vector<std::string> values) {
-  if (name == "prompt") {
-    request.prompt = std::move(values);
-  } else if (name == "negative_prompt") {
-    request.negative_prompt = std::move(values);
-  } else {
-    no_such_name(name, "prompt or negative_prompt");
+constexpr char kPrompts[] = "prompt, negative_prompt, prompt_2, negative_prompt_2, prompt_3, negative_prompt_3";
+
+// The list of texts of that name; nullptr where there is none.
+std::vector<std::string>* texts_of(Request& request, const std::string& name) {
+  const std::pair<const char*, std::vector<std::string>*> known[] = {
+      {"prompt", &request.prompt},     {"negative_prompt", &request.negative_prompt},
+      {"prompt_2", &request.prompt_2}, {"negative_prompt_2", &request.negative_prompt_2},
+      {"prompt_3", &request.prompt_3}, {"negative_prompt_3", &request.negative_prompt_3}};
+  for (const auto& [own, texts] : known) {
+    if (name == own) return texts;
   }
+  return nullptr;
+}
+
+void set_texts(Request& request, const std::string& name, std::vector<std::string> values) {
+  std::vector<std::string>* texts = texts_of(request, name);
+  if (texts == nullptr) no_such_name(name, kPrompts);
+  *texts = std::move(values);
 }
 
 OutputType output_type(const std::string& name) {
@@ -268,10 +278,11 @@ void set_text(Request& request, const std::string& name, std::string value) {
     request.scheduler = std::move(value);
   } else if (name == "output_type") {
     request.output_type = output_type(value);
-  } else if (name == "prompt" || name == "negative_prompt") {
-    set_texts(request, name, {std::move(value)});
+  } else if (std::vector<std::string>* texts = texts_of(request, name); texts != nullptr) {
+    const bool own = name == "prompt" || name == "negative_prompt";
+    *texts = value.empty() && !own ? std::vector<std::string>() : std::vector<std::string>{std::move(value)};
   } else {
-    no_such_name(name, "prompt, negative_prompt, scheduler or output_type");
+    no_such_name(name, (std::string(kPrompts) + ", scheduler or output_type").c_str());
   }
 }
 
@@ -295,6 +306,12 @@ dit_deploy_status dit_deploy_options_set_threads(dit_deploy_options* options, in
 
 dit_deploy_status dit_deploy_options_set_low_memory(dit_deploy_options* options, int low_memory, char** error) {
   return guarded(error, [&] { checked(options, "options").value.low_memory = truth("low_memory", low_memory); });
+}
+
+dit_deploy_status dit_deploy_options_set_vae_memory(dit_deploy_options* options, const char* bytes, char** error) {
+  return guarded(error, [&] {
+    checked(options, "options").value.vae_memory = bytes == nullptr ? std::nullopt : std::optional<std::string>(bytes);
+  });
 }
 
 dit_deploy_status dit_deploy_options_set_provider_library(dit_deploy_options* options, const char* provider,
@@ -459,6 +476,20 @@ dit_deploy_status dit_deploy_request_set_callback(dit_deploy_request* request, d
     }
     own = [callback, user](const Step& step) {
       return callback(step.index, step.count, step.latents, step.shape.data(), step.shape.size(), user) != 0;
+    };
+  });
+}
+
+dit_deploy_status dit_deploy_request_set_progress(dit_deploy_request* request, dit_deploy_progress progress, void* user,
+                                                  char** error) {
+  return guarded(error, [&] {
+    Progress& own = checked(request, "request").value.progress;
+    if (progress == nullptr) {
+      own = nullptr;
+      return;
+    }
+    own = [progress, user](const char* what, std::int64_t done, std::int64_t total) {
+      progress(what, done, total, user);
     };
   });
 }

@@ -77,6 +77,7 @@ static const char* bad_names_and_values(char* scratch) {
   const int64_t seeds[] = {1, -2}, negative[] = {1, -1}, huge[] = {INT64_MAX, INT64_MAX}, shape[] = {1, 3};
   const float values[] = {1, 2, 3};
   const uint8_t pixels[] = {1, 2, 3};
+  const char* const two_texts[] = {"blurry", "dark"};
 
   HOLD(request != NULL);
   REFUSED(dit_deploy_request_set_integer(request, "steps", 20, &error),
@@ -88,6 +89,8 @@ static const char* bad_names_and_values(char* scratch) {
   REFUSED(dit_deploy_request_set_number(request, "height", 1.0, &error),
           "name: 'height' came, expected guidance_scale");
   REFUSED(dit_deploy_request_set_text(request, "height", "1", &error), "name: 'height' came, expected prompt");
+  REFUSED(dit_deploy_request_set_text(request, "prompt_4", "x", &error),
+          "name: 'prompt_4' came, expected prompt, negative_prompt, prompt_2, ");
   REFUSED(dit_deploy_request_set_text(request, "output_type", "pil", &error),
           "output_type: 'pil' came, expected picture");
   REFUSED(dit_deploy_request_set_condition(request, "mask", (dit_deploy_dtype)77, shape, 2, values, 12, &error),
@@ -106,6 +109,8 @@ static const char* bad_names_and_values(char* scratch) {
   DONE(dit_deploy_request_set_noise(request, shape, 2, values, 3, &error));
   DONE(dit_deploy_request_add_image(request, 1, 1, 3, pixels, 3, &error));
   DONE(dit_deploy_request_set_guidance_interval(request, 0.1, 0.9, &error));
+  DONE(dit_deploy_request_set_text(request, "prompt_2", "a fox", &error));
+  DONE(dit_deploy_request_set_texts(request, "negative_prompt_3", two_texts, 2, &error));
   dit_deploy_request_free(request);
   return NULL;
 }
@@ -144,6 +149,12 @@ static int count_steps(int64_t index, int64_t count, const float* latents, const
   return 1;
 }
 
+static void count_progress(const char* what, int64_t done, int64_t total, void* user) {
+  int* counts = (int*)user;
+  if (strcmp(what, "denoising") == 0 && total == 3 && done == counts[0] + 1) ++counts[0];
+  if (strcmp(what, "decoding") == 0 && total == 1 && done == 1) ++counts[1];
+}
+
 static int stop(int64_t index, int64_t count, const float* latents, const int64_t* shape, size_t rank, void* user) {
   (void)count, (void)latents, (void)shape, (void)rank, (void)user;
   return index < 1;
@@ -160,7 +171,7 @@ static const char* draw(const dit_deploy_pipeline* pipeline, dit_deploy_request*
   int64_t height = 0, width = 0, channels = 0;
   size_t rank = 0, count = 0;
   double seconds = -1;
-  int steps = 0;
+  int steps = 0, counts[2] = {0, 0};
 
   DONE(dit_deploy_request_set_integers(request, "class_labels", labels, 2, &error));
   DONE(dit_deploy_request_set_seeds(request, asked, 2, &error));
@@ -169,8 +180,10 @@ static const char* draw(const dit_deploy_pipeline* pipeline, dit_deploy_request*
   DONE(dit_deploy_request_set_number(request, "guidance_scale", 1.5, &error));
   DONE(dit_deploy_request_set_text(request, "scheduler", "ddim", &error));
   DONE(dit_deploy_request_set_callback(request, count_steps, &steps, &error));
+  DONE(dit_deploy_request_set_progress(request, count_progress, counts, &error));
   DONE(dit_deploy_generate(pipeline, request, &result, &error));
-  HOLD(steps == 3);
+  HOLD(steps == 3 && counts[0] == 3 && counts[1] == 1);
+  DONE(dit_deploy_request_set_progress(request, NULL, NULL, &error));
   HOLD(dit_deploy_result_image_count(result) == 2);
   DONE(dit_deploy_result_image(result, 1, &pixels, &height, &width, &channels, &error));
   HOLD(pixels != NULL && height > 0 && height % dit_deploy_pixel_multiple(pipeline) == 0 && width > 0 && channels == 3);
@@ -216,6 +229,10 @@ const char* client_with_a_bundle(const char* bundle, char* scratch) {
   DONE(dit_deploy_options_set_threads(options, -1, &error));
   REFUSED(dit_deploy_open(bundle, options, &pipeline, &error), "threads: -1 came");
   DONE(dit_deploy_options_set_threads(options, 1, &error));
+  DONE(dit_deploy_options_set_vae_memory(options, "much", &error));
+  REFUSED(dit_deploy_open(bundle, options, &pipeline, &error), "vae_memory: 'much' came, expected bytes above 0");
+  DONE(dit_deploy_options_set_vae_memory(options, "1G", &error));
+  DONE(dit_deploy_options_set_vae_memory(options, NULL, &error));
   DONE(dit_deploy_open(bundle, options, &pipeline, &error));
   HOLD(strcmp(dit_deploy_engine(pipeline), "onnx") == 0);
   HOLD(strcmp(dit_deploy_engine_reason(pipeline), "onnx: the plain graphs, as asked") == 0);

@@ -52,7 +52,17 @@ inline std::vector<std::string> read_texts(const nlohmann::json& value) {
   return value.is_string() ? std::vector<std::string>{value.get<std::string>()} : value.get<std::vector<std::string>>();
 }
 
-// The request that golden.py wrote as JSON, but for "engine" and pictures. Throws for an argument that is not known here.
+// What of such a request says how a bundle is opened. One thread: models this small are drawn sooner so, and on every machine
+// alike.
+inline Options read_options(const nlohmann::json& words) {
+  Options options;
+  options.threads = 1;
+  options.engine = words.value("engine", "onnx");
+  if (words.contains("vae_memory")) options.vae_memory = words.at("vae_memory").get<std::string>();
+  return options;
+}
+
+// The request that golden.py wrote as JSON, but for options and pictures. Throws for an argument that is not known here.
 inline Request read_request(const nlohmann::json& words) {
   Request request;
   for (const auto& [name, value] : words.items()) {
@@ -85,6 +95,14 @@ inline Request read_request(const nlohmann::json& words) {
       request.prompt = read_texts(value);
     } else if (name == "negative_prompt") {
       request.negative_prompt = read_texts(value);
+    } else if (name == "prompt_2") {
+      request.prompt_2 = read_texts(value);
+    } else if (name == "negative_prompt_2") {
+      request.negative_prompt_2 = read_texts(value);
+    } else if (name == "prompt_3") {
+      request.prompt_3 = read_texts(value);
+    } else if (name == "negative_prompt_3") {
+      request.negative_prompt_3 = read_texts(value);
     } else if (name == "num_images_per_prompt") {
       request.num_images_per_prompt = value.get<std::int64_t>();
     } else if (name == "true_cfg_scale") {
@@ -119,7 +137,8 @@ inline Request read_request(const nlohmann::json& words) {
       request.strength = read_number(value);
     } else if (name == "output_type" && value == "latent") {
       request.output_type = OutputType::latent;
-    } else if (name != "engine" && name != "noise" && name != "image" && name != "last_image" && name != "video") {
+    } else if (name != "engine" && name != "vae_memory" && name != "noise" && name != "image" && name != "last_image" &&
+               name != "video") {
       throw std::runtime_error("golden.py wrote the argument " + name + ", which golden_files.h does not know yet");
     }
   }

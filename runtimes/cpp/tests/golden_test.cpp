@@ -54,7 +54,7 @@ std::vector<GoldenSet> golden_sets(const fs::path& folder) {
 struct Golden {
   SafeTensors file;
   Request request;
-  std::string engine;
+  Options options;
   std::vector<std::string> warnings;
 };
 
@@ -75,7 +75,7 @@ Golden read_golden(const fs::path& path) {
   REQUIRE(metadata.at("version") == std::to_string(kGoldenVersion));
   const auto words = nlohmann::json::parse(metadata.at("request"));
   golden.request = read_request(words);
-  golden.engine = words.at("engine").get<std::string>();
+  golden.options = read_options(words);
   golden.warnings = nlohmann::json::parse(metadata.at("warnings")).get<std::vector<std::string>>();
   golden.request.image = pictures_of(golden.file, "image");
   golden.request.last_image = pictures_of(golden.file, "last_image");
@@ -97,8 +97,29 @@ struct Differences {
   double latents = 0, picture = 0;
 };
 
-// Draws a case and holds each step against the tensors of `prefix`.
-Differences draw_again(const Pipeline& pipeline, Request request, const Golden& golden, std::string prefix) {
+// Holds pictures, or the frames of videos, against bytes [batch, (frames,) height, width, channels].
+void hold_pictures(const Result& result, const SafeTensor& pictures) {
+  const auto bytes = pictures.values<std::uint8_t>();
+  std::vector<Picture> drawn = result.images;
+  const bool video = pictures.shape.size() == 5;
+  REQUIRE(static_cast<std::int64_t>(video ? result.frames.size() : drawn.size()) == pictures.shape.at(0));
+  for (const auto& frames : result.frames) {
+    REQUIRE(static_cast<std::int64_t>(frames.size()) == pictures.shape.at(1));
+    drawn.insert(drawn.end(), frames.begin(), frames.end());
+  }
+  const std::size_t each = bytes.size() / drawn.size();
+  for (std::size_t i = 0; i < drawn.size(); ++i) {
+    const Picture& picture = drawn[i];
+    const std::vector<std::int64_t> sides{picture.height, picture.width, picture.channels};
+    REQUIRE(std::equal(sides.begin(), sides.end(), pictures.shape.end() - 3));
+    REQUIRE(picture.pixels.size() == each);
+    CHECK(largest_difference(picture.pixels.data(), bytes.data() + i * each, each) <= 1);
+  }
+}
+
+// Draws a case and holds each step against the tensors of `prefix`; then, as `output` says, the pictures or the array.
+Differences draw_again(const Pipeline& pipeline, Request request, const Golden& golden, std::string prefix,
+                       OutputType output) {
   const SafeTensors& file = golden.file;
   if (!file.has(prefix + "latents")) prefix.clear();  // the run does not differ from the other
   const SafeTensor& steps = file.at(prefix + "latents");
@@ -119,8 +140,8 @@ Differences draw_again(const Pipeline& pipeline, Request request, const Golden& 
     return true;
   };
 
-  request.output_type = file.has("array") ? OutputType::array : OutputType::latent;
-  Result result = pipeline.generate(request);
+  request.output_type = file.has("array") ? output : OutputType::latent;
+  const Result result = pipeline.generate(request);
   REQUIRE(seen == count);
   CHECK(result.warnings == golden.warnings);
   REQUIRE(result.latents.shape == shape);
@@ -135,32 +156,15 @@ Differences draw_again(const Pipeline& pipeline, Request request, const Golden& 
     CHECK(result.array.values.empty());
     return found;
   }
+  if (output == OutputType::picture) {
+    hold_pictures(result, file.at(prefix + "pictures"));
+    return found;
+  }
   const SafeTensor& array = file.at(prefix + "array");
   REQUIRE(result.array.shape == array.shape);
   const auto floats = array.values<float>();
   found.picture = largest_difference(result.array.values.data(), floats.data(), floats.size());
   CHECK(found.picture <= kPictureLimit);
-
-  request.callback = nullptr;
-  request.output_type = OutputType::picture;
-  result = pipeline.generate(request);
-  const SafeTensor& pictures = file.at(prefix + "pictures");
-  const auto bytes = pictures.values<std::uint8_t>();
-  const bool video = pictures.shape.size() == 5;
-  std::vector<Picture> drawn = result.images;
-  REQUIRE(static_cast<std::int64_t>(video ? result.frames.size() : drawn.size()) == pictures.shape.at(0));
-  for (const auto& frames : result.frames) {
-    REQUIRE(static_cast<std::int64_t>(frames.size()) == pictures.shape.at(1));
-    drawn.insert(drawn.end(), frames.begin(), frames.end());
-  }
-  const std::size_t each = bytes.size() / drawn.size();
-  for (std::size_t i = 0; i < drawn.size(); ++i) {
-    const Picture& picture = drawn[i];
-    const std::vector<std::int64_t> sides{picture.height, picture.width, picture.channels};
-    REQUIRE(std::equal(sides.begin(), sides.end(), pictures.shape.end() - 3));
-    REQUIRE(picture.pixels.size() == each);
-    CHECK(largest_difference(picture.pixels.data(), bytes.data() + i * each, each) <= 1);
-  }
   return found;
 }
 
@@ -184,11 +188,10 @@ void for_each_case(Check&& check) {
     std::map<std::string, Pipeline> pipelines;
     for (const std::string& name : set.cases) {
       const Golden golden = read_golden(set.folder / (name + ".safetensors"));
-      auto pipeline = pipelines.find(golden.engine);
+      const std::string& engine = golden.options.engine;
+      auto pipeline = pipelines.find(engine);
       if (pipeline == pipelines.end()) {
-        Options options;
-        options.engine = golden.engine;
-        pipeline = pipelines.emplace(golden.engine, Pipeline::open(set.bundle, options)).first;
+        pipeline = pipelines.emplace(engine, Pipeline::open(set.bundle, golden.options)).first;
       }
       const std::string what = set.folder.filename().string() + "/" + name;
       CAPTURE(what);
@@ -204,8 +207,8 @@ TEST_CASE("golden files: with the noise given, each step and the pictures are Py
     Request request = golden.request;
     const SafeTensor& noise = golden.file.at("noise");
     request.noise = Array{noise.shape, noise.values<float>()};
-    const Differences found = draw_again(pipeline, request, golden, "given.");
-    MESSAGE(what, ": largest difference of latents ", found.latents, ", of pictures ", found.picture * 255, "/255");
+    const Differences found = draw_again(pipeline, request, golden, "given.", OutputType::picture);
+    MESSAGE(what, ": largest difference of latents ", found.latents);
   });
 }
 
@@ -220,7 +223,7 @@ TEST_CASE("golden files: from the seed, noise, each step and the pictures are Py
       difference = largest_difference(drawn.data(), expected.data(), expected.size());
     }
     CHECK(difference <= kNoiseLimit);
-    const Differences found = draw_again(pipeline, golden.request, golden, "");
+    const Differences found = draw_again(pipeline, golden.request, golden, "", OutputType::array);
     MESSAGE(what, ": largest difference of noise ", difference, ", of latents ", found.latents, ", of pictures ",
             found.picture * 255, "/255");
   });

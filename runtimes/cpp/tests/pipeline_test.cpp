@@ -147,6 +147,53 @@ TEST_CASE("pipeline: guidance changes the picture only where it should") {
   CHECK(largest_difference(latents([](Request& r) { r.guidance_interval = {1.0, 1.0}; }), without) == 0);
 }
 
+TEST_CASE("pipeline: the VAE keeps to its memory, and a request's own pieces have the last word") {
+  const auto bundle = demo();
+  if (!bundle) return;
+  Request request = small_request({1, 2});
+  request.height = 128;
+  request.width = 96;
+  request.output_type = OutputType::array;
+  const auto drawn = [&](std::optional<std::string> vae_memory, std::optional<std::int64_t> vae_tile) {
+    Options options = plain_graphs();
+    options.vae_memory = std::move(vae_memory);
+    request.vae_tile = vae_tile;
+    return runtime::Drawing(*bundle, options).generate(request).array.values;
+  };
+  // The demo's decoder takes 1.1 MB for a piece of 8 latent pixels, and 4.2 MB for one of 16.
+  const auto whole = drawn(std::nullopt, std::nullopt), pieces = drawn(std::nullopt, 32);
+  CHECK(largest_difference(whole, pieces) > 1e-4);
+  CHECK(drawn("1G", std::nullopt) == whole);
+  CHECK(drawn("2M", std::nullopt) == pieces);
+  CHECK(drawn("2M", 4096) == whole);
+  CHECK_THROWS_WITH_AS(drawn("1k", std::nullopt), doctest::Contains("the smallest piece of this size needs "),
+                       InputError);
+  CHECK_THROWS_WITH_AS(drawn("2 apples", std::nullopt),
+                       "vae_memory: '2 apples' came, expected bytes above 0, such as 2G or 512M", InputError);
+  request.output_type = OutputType::latent;
+  CHECK_NOTHROW(drawn("1k", std::nullopt));
+}
+
+TEST_CASE("pipeline: progress is told for each step and each piece, and what it throws ends the run") {
+  const auto bundle = demo();
+  if (!bundle) return;
+  runtime::Drawing drawing(*bundle, plain_graphs());
+  Request request = small_request({1, 2});
+  request.scheduler = "heun";  // two rows a step
+  request.height = 64;
+  request.vae_tile = 32;
+  std::vector<std::string> told;
+  request.progress = [&](const char* what, std::int64_t done, std::int64_t total) {
+    told.push_back(std::string(what) + " " + std::to_string(done) + "/" + std::to_string(total));
+  };
+  drawing.generate(request);
+  CHECK(told == std::vector<std::string>{"denoising 1/3", "denoising 2/3", "denoising 3/3", "decoding 1/6",
+                                         "decoding 2/6", "decoding 3/6", "decoding 4/6", "decoding 5/6",
+                                         "decoding 6/6"});
+  request.progress = [](const char*, std::int64_t, std::int64_t) { throw Cancelled("enough"); };
+  CHECK_THROWS_WITH_AS(drawing.generate(request), "enough", Cancelled);
+}
+
 TEST_CASE("pipeline: a list of seeds is a generator for each picture") {
   const auto bundle = demo();
   if (!bundle) return;

@@ -136,14 +136,14 @@ TEST_CASE("requests: what Python refuses is refused with the same error and in t
   std::map<std::string, Pipeline> pipelines;
   for (const auto& refused : document.at("refused")) {
     const auto& words = refused.at("request");
-    const std::string bundle = refused.at("bundle"), engine = words.value("engine", "onnx"), asked = words.dump();
+    const Options options = read_options(words);
+    const std::string bundle = refused.at("bundle"), asked = words.dump();
+    const std::string key = bundle + " " + options.engine + " " + options.vae_memory.value_or("no limit");
     CAPTURE(asked);
     const Refusal found = refusal_of([&] {
-      auto pipeline = pipelines.find(bundle + engine);
+      auto pipeline = pipelines.find(key);
       if (pipeline == pipelines.end()) {
-        Options options;
-        options.engine = engine;
-        pipeline = pipelines.emplace(bundle + engine, Pipeline::open(*folder / bundle, options)).first;
+        pipeline = pipelines.emplace(key, Pipeline::open(*folder / bundle, options)).first;
       }
       pipeline->second.generate(read_refused(words));
     });

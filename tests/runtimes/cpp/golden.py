@@ -32,7 +32,10 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -47,6 +50,7 @@ from dit_deploy.errors import DitDeployError, InputError
 from dit_deploy.runtimes import pipeline as pipeline_module
 from dit_deploy.runtimes.arguments import first_noise
 from dit_deploy.runtimes.frames import latent_frames
+from dit_deploy.sampling import NoiseSource
 
 FORMAT, VERSION = "dit-deploy-golden", 1
 ROOT = Path(__file__).resolve().parents[3]
@@ -256,6 +260,19 @@ CASES: tuple[Case, ...] = (
         (*_SAID, "vae_encoder"),
         _say(_CAT, steps=5, seed=35, num_images_per_prompt=2, image=lambda m: [m.picture(7)], strength=0.7),
     ),
+    Case("prompt-2", (*_SAID, "second text encoder"), _say(_CAT, _FOX, steps=2, seed=[38, 39], prompt_2=["a red sofa"])),
+    Case(
+        "prompt-3",
+        (*_GUIDED_TEXT, "third text encoder"),
+        _say(
+            *(_CAT, _FOX),
+            steps=2,
+            seed=40,
+            prompt_3=["snow", "a red sofa"],
+            negative_prompt_2=["blurry", "Low quality"],
+            negative_prompt_3=["dark"],
+        ),
+    ),
     Case("prompt-tiles", _SAID, _say(_FOX, steps=2, seed=36, vae_tile=lambda m: 8 * m.compression)),
     # Not of PixArt, whose posterior here is so wide that the last bit of numpy's own logarithm is above the tolerance.
     Case(
@@ -322,7 +339,8 @@ def features(bundle: Bundle) -> set[str]:
     if manifest.guidance.skip_layers is not None:
         found.add("skip_layers")
     if manifest.prompts is not None:
-        found.add("prompts")
+        names = ("second text encoder", "third text encoder")
+        found |= {"prompts", *names[: len(manifest.prompts.encoders) - 1]}
     if manifest.prediction.learned_range_variance:
         found.add("learned_range_variance")
     return found | _features_of_videos(manifest)
@@ -374,9 +392,8 @@ def write_goldens(bundle: Bundle, out: Path, names: Sequence[str] = ()) -> list[
     _empty(out)
     pipelines: dict[str, Pipeline] = {}
     for case in fitting:
-        # ONNX Runtime's kernels give the same values with any number of threads; that was measured, sizes to 128 × 96.
         if case.engine not in pipelines:
-            pipelines[case.engine] = Pipeline(bundle, case.engine)
+            pipelines[case.engine] = Pipeline(bundle, case.engine, threads=1)  # as the C++ tests do
         write_case(pipelines[case.engine], case, out / f"{case.name}.safetensors")
     document = {
         "format": FORMAT,
@@ -390,19 +407,20 @@ def write_goldens(bundle: Bundle, out: Path, names: Sequence[str] = ()) -> list[
 
 
 def write_case(pipe: Pipeline, case: Case, path: Path) -> None:
-    """Run a case twice, from the seed and with the noise given, and write its file."""
+    """Run a case from the seed, and with the noise given where that can differ, and write its file."""
     from safetensors.numpy import save_file
 
     request = case.request(_model(pipe))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        arrays = _run(pipe, request)
+        arrays, draws = _run(pipe, request)
     said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the same again
-        given = _run(pipe, {**request, "noise": arrays["noise"]})
-    if not all(np.array_equal(array, arrays[name]) for name, array in given.items()):
-        arrays |= {f"given.{name}": array for name, array in given.items()}
+    if draws > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the same again
+            given, _ = _run(pipe, {**request, "noise": arrays["noise"]})
+        if not all(np.array_equal(array, arrays[name]) for name, array in given.items()):
+            arrays |= {f"given.{name}": array for name, array in given.items()}
     for name in PICTURES:
         arrays |= {f"{name}.{index}": picture for index, picture in enumerate(request.get(name, ()))}
     words = {name: value for name, value in request.items() if name not in PICTURES} | {"engine": case.engine}
@@ -410,8 +428,11 @@ def write_case(pipe: Pipeline, case: Case, path: Path) -> None:
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata)
 
 
-def _run(pipe: Pipeline, request: dict[str, Any]) -> Arrays:
-    """Return the first ``noise``, ``latents`` of each step and, where decoded, ``array`` and ``pictures``."""
+def _run(pipe: Pipeline, request: dict[str, Any]) -> tuple[Arrays, int]:
+    """Return the first ``noise``, ``latents`` of each step and, where decoded, ``array`` and ``pictures``.
+
+    The number is how often noise was drawn in all.
+    """
     steps: list[NDArray[np.float32]] = []
 
     def keep(_step: int, _steps: int, latents: NDArray[np.float32]) -> None:
@@ -427,7 +448,11 @@ def _run(pipe: Pipeline, request: dict[str, Any]) -> Arrays:
         drawn.append(first_noise(*arguments))
         return drawn[-1]
 
-    with patch.object(pipeline_module, "first_noise", draw):
+    with (
+        patch.object(pipeline_module, "first_noise", draw),
+        patch.object(NoiseSource, "draw", autospec=True, side_effect=NoiseSource.draw) as each,
+        patch.object(NoiseSource, "draw_for_all", autospec=True, side_effect=NoiseSource.draw_for_all) as for_all,
+    ):
         out = pipe(**request, callback=keep, output_type="numpy" if decodes else "latent")
     arrays: Arrays = {"noise": drawn[0], "latents": np.stack(steps)}
     if not np.array_equal(out.latents, steps[-1]):
@@ -437,7 +462,7 @@ def _run(pipe: Pipeline, request: dict[str, Any]) -> Arrays:
             out.images if pipe.bundle.manifest.latents.frames is None else out.frames, np.float32
         )
         arrays["pictures"] = (arrays["array"] * 255).round().astype(np.uint8)
-    return arrays
+    return arrays, each.call_count + for_all.call_count
 
 
 def _model(pipe: Pipeline) -> Model:
@@ -488,14 +513,13 @@ def make_demo(folder: Path) -> Bundle:
     return Bundle.open(path)
 
 
-def make_bundles(folder: Path) -> dict[str, Bundle]:
-    """Export tiny random pipelines of other families into ``folder``, each where it is not there yet; by name."""
+def _families() -> dict[str, Callable[[Path], Path]]:
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # for tests.families, when run as a program
-    from dit_deploy.exporters import export
     from tests.families import cogvideox, flux, latte, ltx, pixart, sd3, spacetime_dit, wan
 
-    families: dict[str, Callable[[Path], Path]] = {
+    return {
+        "ltx": lambda path: ltx.make_ltx(path, "0.9.1"),  # takes longest
         "pixart": pixart.sigma,
         "sd3": sd3.sd35,
         "flux": flux.make_flux,
@@ -505,15 +529,30 @@ def make_bundles(folder: Path) -> dict[str, Bundle]:
         "wan-image": lambda path: wan.make_wan(path, "i2v"),
         "latte": latte.make_latte,
         "cogvideox": lambda path: cogvideox.make_cogvideox(path, "2B"),
-        "ltx": lambda path: ltx.make_ltx(path, "0.9.1"),
     }
-    made = {}
-    for name, save in families.items():
-        if not (folder / name).is_dir():
-            with tempfile.TemporaryDirectory() as source:
-                export(save(Path(source)), folder / name)
-        made[name] = Bundle.open(folder / name)
-    return made
+
+
+def _write_demo(out: Path) -> list[str]:
+    """Write the demo's bundle, one of its denoiser alone, and the golden files of both; return a line for each."""
+    bundle = make_demo(out / "bundles")
+    cases = write_goldens(bundle, out / "fashion")
+    alone = Bundle.open(without_vae(bundle, out / "bundles" / "fashion-denoiser"))
+    few = write_goldens(alone, out / "fashion-denoiser", ("ddim", "euler-ancestral"))
+    return [f"{out / 'fashion'}: {len(cases)} cases", f"{out / 'fashion-denoiser'}: {len(few)} cases"]
+
+
+def _write_family(out: Path, name: str) -> list[str]:
+    """Export a family into ``out / "bundles"``, where it is not there yet, and write its golden files."""
+    import torch
+
+    from dit_deploy.exporters import export
+
+    torch.set_num_threads(1)
+    path = out / "bundles" / name
+    if not path.is_dir():
+        with tempfile.TemporaryDirectory() as source:
+            export(_families()[name](Path(source)), path)
+    return [f"{out / name}: {len(write_goldens(Bundle.open(path), out / name))} cases"]
 
 
 def without_vae(bundle: Bundle, path: Path) -> Path:
@@ -532,16 +571,17 @@ def without_vae(bundle: Bundle, path: Path) -> Path:
 
 
 def write_all(out: Path) -> None:
-    """Write everything that the C++ tests read into ``out``: bundles, golden files, messages."""
+    """Write everything that the C++ tests read into ``out``: bundles, golden files, messages.
+
+    A trace keeps one core busy, so there are as many at once as there are cores.
+    """
     from refusals import write_refusals
 
-    bundle = make_demo(out / "bundles")
-    alone = without_vae(bundle, out / "bundles" / "fashion-denoiser")
-    for name, opened in (("fashion", bundle), ("fashion-denoiser", Bundle.open(alone))):
-        cases = write_goldens(opened, out / name, () if opened is bundle else ("ddim", "euler-ancestral"))
-        print(f"{out / name}: {len(cases)} cases")
-    for name, opened in make_bundles(out / "bundles").items():
-        print(f"{out / name}: {len(write_goldens(opened, out / name))} cases")
+    (out / "bundles").mkdir(parents=True, exist_ok=True)
+    tasks = [partial(_write_demo, out), *(partial(_write_family, out, name) for name in _families())]
+    with ProcessPoolExecutor(min(len(tasks), os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+        for future in [pool.submit(task) for task in tasks]:
+            print("\n".join(future.result()), flush=True)
     count = write_refusals(out / "bundles", out / "refusals.json")
     print(f"{out / 'refusals.json'}: {count} requests that are refused")
 

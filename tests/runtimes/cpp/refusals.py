@@ -21,6 +21,8 @@ __all__ = ["REFUSED", "write_refusals"]
 _LABEL = {"class_labels": [1], "num_inference_steps": 2, "seed": 0}
 _SMALL = {"num_frames": 5, "height": 16, "width": 16}
 _CONFIG = "DDIMScheduler"
+#: What says how a bundle is opened.
+_OPTIONS = ("engine", "vae_memory")
 _STUCK = {"_class_name": "EulerDiscreteScheduler", "prediction_type": "epsilon", "num_train_timesteps": 4}
 
 #: (bundle, request) beside :data:`_LABEL`, where ``None`` takes an argument away. The demo's sizes are multiples of 8.
@@ -93,6 +95,10 @@ REFUSED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("fashion", {"skip_guidance_layers": [0]}),
     ("fashion", {"vae_tile": 20}),
     ("fashion", {"vae_tile": -16}),
+    ("fashion", {"vae_memory": "2 apples"}),
+    ("fashion", {"vae_memory": ""}),
+    ("fashion", {"vae_memory": "1k"}),
+    ("fashion", {"vae_memory": "123456", "image": [[32, 32, 3]]}),
     *(
         (bundle, {"class_labels": None, **request})
         for bundle, request in (
@@ -108,6 +114,13 @@ REFUSED: tuple[tuple[str, dict[str, Any]], ...] = (
             ("sd3", {"prompt": "a cat", "skip_guidance_layers": [0], "skip_layer_guidance_scale": "nan"}),
             ("sd3", {"prompt": "a cat", "skip_guidance_layers": [0], "skip_layer_guidance_start": 0.5}),
             ("sd3", {"prompt": "a cat", "height": 48}),
+            ("pixart", {"prompt": "a cat", "prompt_2": "a fox"}),
+            ("sd3", {"prompt_2": "a fox"}),
+            ("sd3", {"negative_prompt_3": "blurry"}),
+            ("sd3", {"prompt": ["a cat", "a fox"], "prompt_3": ["x", "y", "z"]}),
+            ("sd3", {"prompt": ["a cat", "a fox"], "negative_prompt_2": ["x", "y", "z"]}),
+            ("flux", {"prompt": "a cat", "prompt_3": "a fox"}),
+            ("flux", {"prompt": "a cat", "negative_prompt_3": "blurry"}),
             ("flux", {"prompt": "a cat", "guidance_scale": "nan"}),
             ("flux", {"prompt": "a cat", "true_cfg_scale": "inf"}),
         )
@@ -148,6 +161,7 @@ REFUSED: tuple[tuple[str, dict[str, Any]], ...] = (
             ("wan", {"strength": 0.5}),
             ("wan", {"decode_noise_scale": 0.5}),
             ("wan", {"vae_tile": 12}),
+            ("wan", {"vae_memory": "1.5k"}),
             ("wan", {"noise": {"shape": [1, 5, 2, 4], "value": 0.0}}),
             ("wan-image", {}),
             ("wan-image", {"image": [[16, 16, 3]], "last_image": [[16, 16, 3]]}),
@@ -171,8 +185,8 @@ def write_refusals(bundles: Path, path: Path) -> int:
     for name, changed in REFUSED:
         request = {key: value for key, value in {**_LABEL, **changed}.items() if value is not None}
         try:
-            engine = request.get("engine", "onnx")
-            pipe = pipelines[name] if engine == "onnx" else Pipeline(opened[name], engine, threads=1)
+            options = {"engine": "onnx", **{key: request[key] for key in _OPTIONS if key in request}}
+            pipe = pipelines[name] if options == {"engine": "onnx"} else Pipeline(opened[name], **options, threads=1)
             pipe(**_arguments(request))
         except DitDeployError as error:
             refusal = {"error": type(error).__name__, "message": str(error)}
@@ -186,7 +200,7 @@ def write_refusals(bundles: Path, path: Path) -> int:
 
 def _arguments(request: dict[str, Any]) -> dict[str, Any]:
     """Return a request's arguments as Python's pipeline takes them."""
-    arguments = {name: _number(value) for name, value in request.items() if name != "engine"}
+    arguments = {name: _number(value) for name, value in request.items() if name not in _OPTIONS}
     if "noise" in request:
         arguments["noise"] = np.full(request["noise"]["shape"], float(request["noise"]["value"]), np.float32)
     for name in ("image", "last_image", "video"):

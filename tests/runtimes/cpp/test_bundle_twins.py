@@ -57,9 +57,9 @@ class Twin:
         program = Path(BUILD or "") / "tests" / "tools" / "open_bundle"
         self._process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def ask(self, do: str, path: Path | str, name: str = "") -> list[Any]:
+    def ask(self, do: str, path: Path | str, name: str = "", **more: Any) -> list[Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"do": do, "path": str(path), "name": name}) + "\n")
+        self._process.stdin.write(json.dumps({"do": do, "path": str(path), "name": name, **more}) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         assert line, f"the C++ program ended: {self._process.wait()}"

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,6 @@ def test_the_help_is_that_of_python_and_its_own(capsys: pytest.CaptureFixture[st
     own = {"--provider-library NAME=PATH", "--verify", "--version", "--init-video FOLDER"}
     assert own <= set(here)
     del python["--init-video FILE"]  # videos are read and written picture by picture here
-    for option in ("--vae-memory BYTES", "--prompt-2 TEXT", "--prompt-3 TEXT"):  # Python's alone
-        python.pop(option)
     files = ". A .mp4, .mkv, .mov, .gif or .webp file for one video; a folder for its frames, or several (0000.mp4, …)"
     python = {name: text.replace(files, ", or for the frames of a video") for name, text in python.items()}
     assert {name: text for name, text in here.items() if name not in own} == python
@@ -103,6 +102,7 @@ def test_the_version() -> None:
         ("--class-label", 3, "--seed", 1, "--scheduler", "DDIMScheduler", "--eta", 0.3, "--height", 32, "--width", 48),
         ("--class-label", 1, "--class-label", 2, "--class-label", 3, "--seed", 5, "--grid", "--columns", 2),
         ("--class-label", 1, "--seed", 5, "--seed", 6, "--grid", "--engine", "onnx"),
+        ("--class-label", 1, "--seed", 5, "--height", 128, "--width", 96, "--vae-memory", "2M"),
     ],
     ids=lambda words: " ".join(map(str, words)),
 )
@@ -278,12 +278,35 @@ def test_verify(tiny_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_interrupted(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Once the bar on the terminal shows a step, of so many that the last is far."""
     size = ("--height", 512, "--width", 512)
     words = [tiny_bundle, tmp_path / "a.png", "--class-label", 3, "--steps", 1000, "--threads", 1, *size]
-    running = subprocess.Popen([PROGRAM, *map(str, words)], stderr=subprocess.PIPE, text=True)
-    with pytest.raises(subprocess.TimeoutExpired):
-        running.wait(1.5)  # it draws for longer
+    ours, terminal = os.openpty()
+    running = subprocess.Popen([PROGRAM, *map(str, words)], stderr=terminal)
+    os.close(terminal)
+    shown = os.read(ours, 1000)
+    while b"1/1000" not in shown:
+        shown += os.read(ours, 1000)
     running.send_signal(signal.SIGINT)
-    _, error = running.communicate(timeout=60)
-    assert (running.returncode, error) == (130, "dit-deploy-run: interrupted; nothing was written\n")
+    with suppress(OSError):  # at its end, a terminal is gone
+        while more := os.read(ours, 1000):
+            shown += more
+    os.close(ours)
+    assert running.wait() == 130
+    assert shown.endswith(b"\r\x1b[Kdit-deploy-run: interrupted; nothing was written\r\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bar_counts_pieces(tiny_bundle: Path, tmp_path: Path) -> None:
+    words = [tiny_bundle, tmp_path / "a.png", "--class-label", 3, "--height", 128, "--vae-tile", 64, *FAST]
+    ours, terminal = os.openpty()
+    running = subprocess.Popen([PROGRAM, *map(str, words)], stderr=terminal, stdout=subprocess.DEVNULL)
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):
+        while more := os.read(ours, 1000):
+            shown += more
+    os.close(ours)
+    assert running.wait() == 0
+    found = re.findall(r"\x1b\[K(\w+) [━·]+ (\d+/\d+) \d+:\d\d:\d\d", shown.decode())
+    assert found == [("denoising", "1/2"), ("denoising", "2/2"), *(("decoding", f"{i}/6") for i in range(1, 7))]

@@ -66,6 +66,10 @@ struct Step {
 // Called after each step; returning false stops the run, which then throws Cancelled.
 using Callback = std::function<bool(const Step&)>;
 
+// Called after each step, and after each piece of latents that went through the VAE decoder: what is being done
+// ("denoising", "decoding"), how many steps or pieces of it are done, and of how many. What it throws ends the run.
+using Progress = std::function<void(const char* what, std::int64_t done, std::int64_t total)>;
+
 enum class OutputType {
   picture,  // Result::images, or Result::frames of a bundle of videos
   array,    // Result::array
@@ -79,6 +83,10 @@ struct Request {
   // For bundles with text encoders, UTF-8; what the unguided half is given is one text for all, or one a prompt.
   std::vector<std::string> prompt;
   std::vector<std::string> negative_prompt;
+  // What the second and third text encoder read instead, where the bundle has them (Stable Diffusion 3, FLUX): one for all
+  // prompts, or one a prompt.
+  std::vector<std::string> prompt_2, negative_prompt_2;
+  std::vector<std::string> prompt_3, negative_prompt_3;
   // Pictures of the same prompt stand beside each other.
   std::int64_t num_images_per_prompt = 1;
   // Other inputs of the denoiser by name, [batch, …], held against the manifest; for the unguided half, too, where it is
@@ -152,6 +160,7 @@ struct Request {
 
   OutputType output_type = OutputType::picture;
   Callback callback;
+  Progress progress;
 };
 
 struct Result {
@@ -175,6 +184,10 @@ struct Options {
   int threads = 0;
   // Loads a component when it is used and forgets it after, so that one of them is in memory at a time.
   bool low_memory = false;
+  // Bytes that the VAE may take beside its weights, such as "2G" or "512M"; no limit by default. Larger pictures go through it
+  // in pieces, the largest with which it keeps to that by an estimate for plain graphs on a CPU; a request's vae_tile has the
+  // last word.
+  std::optional<std::string> vae_memory;
   // Libraries of ONNX Runtime's plugin execution providers: provider's name → path of its library.
   std::map<std::string, std::string> provider_libraries;
   // For all providers of the chosen engine: option → value, as ONNX Runtime takes them.

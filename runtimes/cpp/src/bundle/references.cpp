@@ -2,13 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <charconv>
-#include <cstring>
-#include <fstream>
-#include <limits>
+#include <system_error>
 
 #include "bundle/files.h"
+#include "bundle/protobuf.h"
 #include "bundle/record.h"
 #include "dit_deploy/errors.hpp"
 #include "text.h"
@@ -17,7 +15,6 @@ namespace dit_deploy::bundle {
 namespace {
 
 constexpr int kDepth = 100;  // protobuf's own limit on nesting
-constexpr std::uint64_t kLongestText = 65536;
 
 enum class Message { kModel, kGraph, kNode, kAttribute, kFunction, kTrainingInfo, kSparseTensor, kTensor };
 
@@ -50,135 +47,6 @@ constexpr std::array<Entered, 19> kEntered{{
 }};
 constexpr std::uint64_t kTensorName = 8, kTensorExternalData = 13, kTensorDataLocation = 14, kExternal = 1;
 constexpr std::uint64_t kNodeOpType = 4, kNodeAttribute = 5, kAttributeName = 1, kAttributeI = 3, kAttributeS = 4;
-
-// The bytes are no protobuf message of the expected kind. Thrown and caught in this file alone.
-struct Malformed {
-  std::string what;
-};
-[[noreturn]] void malformed(std::string what) { throw Malformed{std::move(what)}; }
-
-// Bytes at any position, read through a window: a file may shrink while it is read, which a memory map does not survive.
-class Bytes {
- public:
-  explicit Bytes(std::string_view data) : window_(data), size_(data.size()) {}
-  explicit Bytes(const std::filesystem::path& path) {
-    errno = 0;
-    file_.open(path, std::ios::binary);
-    file_.seekg(0, std::ios::end);
-    const auto end = file_.tellg();
-    if (!file_ || end < 0) failed();
-    size_ = static_cast<std::uint64_t>(end);
-    buffer_.resize(std::size_t{1} << 14);
-  }
-
-  std::uint64_t size() const { return size_; }
-
-  unsigned char at(std::uint64_t position) {
-    if (position - start_ >= window_.size()) fill(position);
-    return static_cast<unsigned char>(window_[static_cast<std::size_t>(position - start_)]);
-  }
-
-  bool holds(std::uint64_t start, std::uint64_t end, std::string_view text) {
-    if (end - start != text.size()) return false;
-    return std::all_of(text.begin(), text.end(), [&](char one) { return static_cast<char>(at(start++)) == one; });
-  }
-
-  std::string text(std::uint64_t start, std::uint64_t end) {
-    if (end - start > kLongestText)
-      malformed("a name of " + std::to_string(end - start) + " bytes at byte " + std::to_string(start));
-    std::string out;
-    for (std::uint64_t position = start; position < end; ++position) out += static_cast<char>(at(position));
-    for (std::size_t index = 0; index < out.size();) {
-      const Character one = character_at(out, index);
-      if (!one.valid) malformed("the text at byte " + std::to_string(start) + " is no UTF-8");
-      index += one.length;
-    }
-    return out;
-  }
-
- private:
-  void fill(std::uint64_t position) {
-    errno = 0;
-    file_.seekg(static_cast<std::streamoff>(position));
-    file_.read(buffer_.data(), static_cast<std::streamsize>(std::min<std::uint64_t>(buffer_.size(), size_ - position)));
-    const auto count = static_cast<std::size_t>(file_.gcount());
-    if (!file_ || count == 0) failed();
-    start_ = position;
-    window_ = std::string_view(buffer_.data(), count);
-  }
-
-  [[noreturn]] static void failed() { throw std::system_error(errno != 0 ? errno : EIO, std::generic_category()); }
-
-  std::ifstream file_;
-  std::string buffer_;
-  std::string_view window_;
-  std::uint64_t start_ = 0, size_ = 0;
-};
-
-struct Field {
-  std::uint64_t number = 0;
-  unsigned wire = 0;
-  std::uint64_t value = 0;  // of a varint; the largest number where it has more than 64 bits
-  std::uint64_t start = 0, end = 0;
-};
-
-// The fields of one message, one after the other.
-class Cursor {
- public:
-  Cursor(Bytes& bytes, std::uint64_t start, std::uint64_t end) : bytes_(bytes), at_(start), end_(end) {}
-
-  bool next(Field& field) {
-    if (at_ >= end_) return false;
-    const Varint key = varint();
-    field.number = key.large ? std::numeric_limits<std::uint64_t>::max() : key.value >> 3;
-    field.wire = key.value & 7;
-    field.value = 0;
-    if (field.wire == 0) {
-      const Varint value = varint();
-      field.value = value.large ? std::numeric_limits<std::uint64_t>::max() : value.value;
-      field.start = field.end = at_;
-      return true;
-    }
-    Varint length{field.wire == 1 ? 8U : 4U, false};
-    if (field.wire == 2) {
-      length = varint();
-    } else if (field.wire != 1 && field.wire != 5) {
-      // Groups (3, 4) occur in no ONNX message; 6 and 7 do not exist.
-      malformed("wire type " + std::to_string(field.wire) + " before byte " + std::to_string(at_));
-    }
-    if (field.number == 0 || length.large || length.value > end_ - at_)
-      malformed("field " + std::to_string(field.number) + " before byte " + std::to_string(at_) + " claims " +
-                (length.large ? "more than 2^64" : std::to_string(length.value)) + " of " + std::to_string(end_ - at_) +
-                " bytes");
-    field.start = at_;
-    at_ += length.value;
-    field.end = at_;
-    return true;
-  }
-
- private:
-  struct Varint {
-    std::uint64_t value = 0;  // its lower 64 bits
-    bool large = false;       // whether there are more
-  };
-
-  Varint varint() {
-    Varint out;
-    for (unsigned shift = 0; shift < 70; shift += 7) {
-      if (at_ >= end_) malformed("a number at byte " + std::to_string(at_) + " is cut off");
-      const std::uint64_t byte = bytes_.at(at_++);
-      out.value |= (byte & 0x7f) << shift;
-      if (byte < 0x80) {
-        out.large = shift == 63 && byte > 1;
-        return out;
-      }
-    }
-    malformed("the number before byte " + std::to_string(at_) + " has more than ten bytes");
-  }
-
-  Bytes& bytes_;
-  std::uint64_t at_, end_;
-};
 
 std::string cut(const std::string& text, std::size_t limit) {
   std::size_t end = 0;
@@ -291,14 +159,7 @@ class Walk {
   References found_;
 };
 
-References read(Bytes& bytes, const std::string& name) {
-  if (bytes.size() == 0) throw BundleError(name + " is no ONNX file: it is empty");
-  try {
-    return Walk(bytes).read();
-  } catch (const Malformed& error) {
-    throw BundleError(name + " is no well-formed ONNX file: " + error.what);
-  }
-}
+References read(Bytes& bytes) { return Walk(bytes).read(); }
 
 std::string beside(const std::string& model, const std::string& location) {
   const std::string folder = parent_of(model);
@@ -307,19 +168,9 @@ std::string beside(const std::string& model, const std::string& location) {
 
 }  // namespace
 
-References read_references(const std::filesystem::path& path) {
-  try {
-    Bytes bytes(path);
-    return read(bytes, shown(path));
-  } catch (const std::system_error& error) {
-    throw BundleError(shown(path) + " cannot be read: " + error.code().message());
-  }
-}
+References read_references(const std::filesystem::path& path) { return read_onnx(path, read); }
 
-References read_references(std::string_view data, const std::string& name) {
-  Bytes bytes(data);
-  return read(bytes, name);
-}
+References read_references(std::string_view data, const std::string& name) { return read_onnx(data, name, read); }
 
 std::set<std::string> referenced_files(const std::filesystem::path& root, const std::string& model) {
   const References found = read_references(below(root, model));

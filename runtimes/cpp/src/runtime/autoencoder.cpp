@@ -387,7 +387,8 @@ DecoderInputs decoder_inputs(const Component& decoder, const Shape& shape, sampl
 }
 
 void decode(BindingPool& pool, const float* latents, const Shape& shape, const Compression& compression,
-            const Pieces& pieces, const DecoderInputs& inputs, double& seconds, const Decoded& decoded) {
+            const Pieces& pieces, const DecoderInputs& inputs, double& seconds, const Advance& advance,
+            const Decoded& decoded) {
   Half half(pool, "latents", &inputs, seconds);
   Planes turned;
   Shape given = shape;
@@ -399,10 +400,13 @@ void decode(BindingPool& pool, const float* latents, const Shape& shape, const C
   const Shape size(given.begin() + 2, given.end());
   const std::int64_t pixels =
       pieces.largest(size) * compression.space * compression.space * (size.size() == 3 ? compression.time : 1);
-  const std::int64_t group = std::max<std::int64_t>(1, kPixelsADecode / pixels);
+  const std::int64_t group = pieces.samples.value_or(std::max<std::int64_t>(1, kPixelsADecode / pixels));
+  const std::int64_t total = (given[0] + group - 1) / group * pieces.count(size);
+  std::int64_t done = 0;
   const std::int64_t each = bundle::elements(given) / given[0];
   const Call call = [&](const float* values, const Shape& own, const Place& place) {
     half.run(values, own, place);
+    if (advance) advance(++done, total);
     return half.output("images", "the VAE decoder's pictures hold");
   };
   for (std::int64_t first = 0; first < given[0]; first += group) {

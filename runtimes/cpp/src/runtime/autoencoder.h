@@ -47,13 +47,17 @@ void check_decoder_numbers(const Component& decoder, const Request& request);
 DecoderInputs decoder_inputs(const Component& decoder, const Shape& shape, sampling::NoiseSource& source,
                              const Request& request);
 
+// Called with how many pieces are done, and of how many.
+using Advance = std::function<void(std::int64_t done, std::int64_t total)>;
+
 // What decode() hands over for each picture or frame, in order: planes [channels, height, width] in 0 … 1.
 using Decoded =
     std::function<void(const float* planes, std::int64_t channels, std::int64_t height, std::int64_t width)>;
 
 // Decodes latents [batch, channels, (frames,) height, width], the frames of a video one after another. Larger latents are
-// cut into `pieces`.
+// cut into `pieces`; `advance`, where there is one, is called after each.
 void decode(BindingPool& pool, const float* latents, const Shape& shape, const Compression& compression,
-            const Pieces& pieces, const DecoderInputs& inputs, double& seconds, const Decoded& decoded);
+            const Pieces& pieces, const DecoderInputs& inputs, double& seconds, const Advance& advance,
+            const Decoded& decoded);
 
 }  // namespace dit_deploy::runtime

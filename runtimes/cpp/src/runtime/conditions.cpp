@@ -1,6 +1,7 @@
 #include "runtime/conditions.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -174,8 +175,8 @@ Given read_given(const bundle::Manifest& manifest, const Request& request, bool 
   }
   Given given{request.conditions, request.unconditional};
   if (texts) {
-    Tensors made = prompts.encode(texts->prompts, false), negative;
-    if (guided && texts->negatives) negative = prompts.encode(*texts->negatives, true);
+    Tensors made = prompts.encode(texts->prompts, false, texts->others), negative;
+    if (guided && texts->negatives) negative = prompts.encode(*texts->negatives, true, texts->negative_others);
     if (manifest.prompts->padding == "dropped")
       drop_padding(made, negative, prompts.lengths(texts->prompts), texts->images_each);
     for (const auto& [name, tensor] : made) given.conditional.emplace(name, repeated(tensor, texts->images_each));
@@ -195,6 +196,57 @@ std::vector<std::string> negatives_of(std::vector<std::string> negatives, std::s
                    " prompts; give one, or one for each");
 }
 
+// The prompts for the second text encoder, and for the third, each with its negatives.
+struct Later {
+  const std::vector<std::string>&prompts, &negatives;
+};
+std::array<Later, 2> later_of(const Request& request) {
+  return {{{request.prompt_2, request.negative_prompt_2}, {request.prompt_3, request.negative_prompt_3}}};
+}
+
+// The texts of the text encoder at `place`, one for each of `count` prompts.
+std::vector<std::string> later_texts(const bundle::Prompts& prompts, const std::string& name,
+                                     std::vector<std::string> texts, std::size_t place, std::size_t count) {
+  if (place >= prompts.encoders.size()) {
+    throw InputError(name + ": came, but this bundle has no text encoder " + std::to_string(place + 1) +
+                     "; leave it out");
+  }
+  if (texts.size() == 1) texts.resize(count, texts.front());
+  if (texts.size() == count) return texts;
+  throw InputError(name + ": " + std::to_string(texts.size()) + " came for " + std::to_string(count) +
+                   " prompts; give one, or one for each");
+}
+
+OtherTexts read_later(const bundle::Prompts& prompts, const Request& request, bool negative, std::size_t count) {
+  OtherTexts found;
+  std::size_t place = 0;
+  for (const Later& later : later_of(request)) {
+    ++place;
+    const std::vector<std::string>& texts = negative ? later.negatives : later.prompts;
+    if (texts.empty()) continue;
+    const std::string name = (negative ? "negative_prompt_" : "prompt_") + std::to_string(place + 1);
+    found[place] = later_texts(prompts, name, texts, place, count);
+  }
+  return found;
+}
+
+// Refuses what belongs to a prompt where there is none.
+void refuse_without_prompt(const Request& request) {
+  std::size_t place = 1;
+  for (const Later& later : later_of(request)) {
+    ++place;
+    if (later.prompts.empty() && later.negatives.empty()) continue;
+    throw InputError("prompt_" + std::to_string(place) + ": came without a prompt; give prompt too, or leave it out");
+  }
+  if (!request.negative_prompt.empty()) {
+    throw InputError("negative_prompt: came without a prompt; give prompt too, or leave it out");
+  }
+  if (request.num_images_per_prompt != 1) {
+    throw InputError("num_images_per_prompt: " + std::to_string(request.num_images_per_prompt) +
+                     " came without a prompt; repeat the conditions instead");
+  }
+}
+
 }  // namespace
 
 std::optional<Texts> read_texts(const bundle::Manifest& manifest, const Request& request) {
@@ -204,13 +256,7 @@ std::optional<Texts> read_texts(const bundle::Manifest& manifest, const Request&
                      " came, an integer of 1 or more was expected");
   }
   if (request.prompt.empty()) {
-    if (!request.negative_prompt.empty()) {
-      throw InputError("negative_prompt: came without a prompt; give prompt too, or leave it out");
-    }
-    if (images != 1) {
-      throw InputError("num_images_per_prompt: " + std::to_string(images) +
-                       " came without a prompt; repeat the conditions instead");
-    }
+    refuse_without_prompt(request);
     return std::nullopt;
   }
   if (!manifest.prompts) {
@@ -220,7 +266,9 @@ std::optional<Texts> read_texts(const bundle::Manifest& manifest, const Request&
     throw InputError("num_images_per_prompt: " + std::to_string(images) + " came, at most " +
                      std::to_string(kMostImages) + " are drawn at once");
   }
-  Texts texts{request.prompt, std::nullopt, images};
+  Texts texts{request.prompt, std::nullopt, images, {}, {}};
+  texts.others = read_later(*manifest.prompts, request, false, texts.prompts.size());
+  texts.negative_others = read_later(*manifest.prompts, request, true, texts.prompts.size());
   if (!request.negative_prompt.empty()) {
     texts.negatives = negatives_of(request.negative_prompt, texts.prompts.size());
   } else if (manifest.prompts->negative) {

@@ -16,11 +16,15 @@
 
 namespace dit_deploy::runtime {
 
+// What later text encoders read instead, by their place among all: 1 is the second.
+using OtherTexts = std::map<std::size_t, std::vector<std::string>>;
+
 // Prompts, one a sample or one for several, with their negatives; none where a run has no negative.
 struct Texts {
   std::vector<std::string> prompts;
   std::optional<std::vector<std::string>> negatives;
   std::int64_t images_each = 1;
+  OtherTexts others, negative_others;
 };
 
 // The prompts of a request, checked; nothing where there are none. Throws InputError.
@@ -28,8 +32,8 @@ std::optional<Texts> read_texts(const bundle::Manifest& manifest, const Request&
 
 // Makes conditions of prompts.
 struct EncodePrompts {
-  // (texts, whether they are negative prompts) → conditions, [texts, …]
-  std::function<Tensors(const std::vector<std::string>& texts, bool negative)> encode;
+  // (texts, whether they are negative prompts, what later encoders read instead) → conditions, [texts, …]
+  std::function<Tensors(const std::vector<std::string>& texts, bool negative, const OtherTexts& others)> encode;
   // How many tokens of each text are no padding.
   std::function<std::vector<std::int64_t>(const std::vector<std::string>& texts)> lengths;
 };

@@ -17,6 +17,7 @@
 #include "runtime/run.h"
 #include "runtime/windows.h"
 #include "sampling/noise.h"
+#include "text.h"
 
 namespace dit_deploy::runtime {
 namespace {
@@ -76,6 +77,25 @@ std::optional<sampling::Guidance> second_guidance(const bundle::Manifest& manife
   return second;
 }
 
+// A line on a scale that comes without the negative prompt it needs, or on a negative prompt in an unguided run; nothing where
+// all has its effect.
+std::optional<std::string> without_effect(const bundle::Manifest& manifest, const Request& request,
+                                          const sampling::Guidance& guidance, bool negative) {
+  const bundle::Guidance& own = manifest.guidance;
+  const bool classifier_free = own.kind == "classifier_free";
+  const std::string name = classifier_free ? "guidance_scale" : "true_cfg_scale";
+  const std::optional<double> scale = classifier_free ? request.guidance_scale : request.true_cfg_scale;
+  if (guidance.scale > 1 && !negative && scale) {
+    return name + ": " + number_text(*scale) +
+           " has no effect without a negative_prompt, which this model is guided away from";
+  }
+  if (!(guidance.scale > 1) && !request.negative_prompt.empty()) {
+    return "negative_prompt: has no effect in a run that is not guided; use a " + name + " above " +
+           number_text(1 - own.scale_offset);
+  }
+  return std::nullopt;
+}
+
 // What a run starts from, [batch or 1, channels, (frames,) height, width] in 0 … 1; nothing: noise. In a bundle that makes
 // videos of pictures, `image` is no such thing.
 std::optional<Pixels> read_start(const bundle::Manifest& manifest, const Request& request, std::int64_t multiple,
@@ -131,6 +151,7 @@ Drawing::Drawing(bundle::Bundle bundle, const Options& options, Runners runners)
   if (options.threads < 0) {
     throw InputError("threads: " + std::to_string(options.threads) + " came, expected 1 or more, or 0 for one a core");
   }
+  if (options.vae_memory) vae_memory_ = std::make_unique<VaeMemory>(bundle_, read_bytes(*options.vae_memory));
   Choice choice = choose_engine(bundle_, options.engine, options.provider_libraries);
   engine_ = std::move(choice.name);
   engine_reason_ = std::move(choice.reason);
@@ -159,7 +180,7 @@ Result Drawing::generate(const Request& request) {
   check_size("width", request.width, pixel_multiple());
   check_limits(manifest, request.height, request.width);
   std::optional<std::int64_t> frames = latent_frames(manifest, request.num_frames);
-  const Pieces pieces = pieces_of(manifest, request);
+  Pieces pieces = pieces_of(manifest, request);
   sampling::Guidance guidance = read_guidance(manifest, request);
   const auto second = second_guidance(manifest, request, guidance);
   Course course;
@@ -171,11 +192,16 @@ Result Drawing::generate(const Request& request) {
   Result result;
   result.frame_rate = read_frame_rate(manifest, request.frame_rate);
   const double scale = request.guidance_scale.value_or(manifest.guidance.default_scale);
-  const EncodePrompts prompts{
-      [&](const auto& one, bool negative) { return prompts_->read(one, negative, result.warnings); },
-      [&](const auto& one) { return prompts_->lengths(one); }};
+  const EncodePrompts prompts{[&](const auto& one, bool negative, const OtherTexts& others) {
+                                return prompts_->read(one, negative, others, result.warnings);
+                              },
+                              [&](const auto& one) { return prompts_->lengths(one); }};
   Conditions conditions = read_conditions(manifest, request, guidance, scale, result.frame_rate, texts, prompts,
                                           conditioner ? conditioner->names() : std::set<std::string>{});
+  if (texts) {
+    const bool negative = texts->negatives || !request.unconditional.empty();
+    if (auto line = without_effect(manifest, request, guidance, negative)) result.warnings.push_back(std::move(*line));
+  }
   if (texts && !texts->negatives && request.unconditional.empty()) {
     // Such a family guides towards a negative prompt only.
     guidance.scale = course.second_guidance.scale = 1;
@@ -195,6 +221,11 @@ Result Drawing::generate(const Request& request) {
     if (!request.video.empty()) frames = frames_of_video(manifest, pixels->shape[2]);
   }
   const Shape shape = latents_shape(manifest.latents, conditions.batch, height, width, frames);
+  const bool sized = request.vae_tile || request.vae_tile_of_model;  // by the caller
+  if (vae_memory_ && !sized && (request.output_type != OutputType::latent || pixels)) {
+    const std::int64_t encoded = pixels ? pixels->shape[0] : 0;
+    pieces = vae_memory_->pieces_within(Shape(shape.begin() + 2, shape.end()), pieces, encoded);
+  }
   const std::int64_t rows = shape[shape.size() - 2] * manifest.latents.spatial_compression;
   const std::int64_t columns = shape.back() * manifest.latents.spatial_compression;
   const auto pictures =
@@ -256,6 +287,7 @@ Result Drawing::generate(const Request& request) {
       const std::int64_t step = table.rows[row].step;
       if (row + 1 < table.rows.size() && table.rows[row + 1].step == step) continue;
       steps->check(step);
+      if (request.progress) request.progress("denoising", step + 1, table.num_steps);
       if (request.callback && !request.callback({step, table.num_steps, result.latents.shape, steps->latents()})) {
         throw Cancelled("the callback cancelled " + after_step(step, table.num_steps));
       }
@@ -296,8 +328,11 @@ void Drawing::decode_to(Result& result, const Request& request, sampling::NoiseS
   };
   const auto decoder = components_->pool("vae_decoder");
   const DecoderInputs inputs = decoder_inputs(bundle_.component("vae_decoder"), shape, source, request);
+  Advance advance;
+  if (request.progress)
+    advance = [&](std::int64_t done, std::int64_t total) { request.progress("decoding", done, total); };
   decode(*decoder, result.latents.values.data(), shape, Compression::of(manifest.latents), pieces, inputs,
-         result.seconds["vae_decoder"], take);
+         result.seconds["vae_decoder"], advance, take);
   done({"vae_decoder"});
 }
 

@@ -8,6 +8,7 @@
 #include "bundle/bundle.h"
 #include "dit_deploy/pipeline.hpp"
 #include "runtime/components.h"
+#include "runtime/memory.h"
 #include "runtime/prompts.h"
 #include "runtime/tiling.h"
 #include "sampling/noise.h"
@@ -42,6 +43,7 @@ class Drawing {
   std::string engine_, engine_reason_;
   std::unique_ptr<Components> components_;
   std::unique_ptr<PromptReader> prompts_;  // where the bundle has text encoders
+  std::unique_ptr<VaeMemory> vae_memory_;  // where there is a limit
 };
 
 }  // namespace dit_deploy::runtime

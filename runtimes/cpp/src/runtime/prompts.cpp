@@ -73,11 +73,15 @@ Tensor in_type(const Tensor& tensor, const bundle::TensorSpec& spec, const std::
 
 }  // namespace
 
-Tensors PromptReader::read(const std::vector<std::string>& texts, bool negative, std::vector<std::string>& warnings) {
+Tensors PromptReader::read(const std::vector<std::string>& texts, bool negative, const OtherTexts& others,
+                           std::vector<std::string>& warnings) {
   const bundle::Prompts& prompts = *bundle_.manifest().prompts;
   Tensors made;
-  for (const bundle::PromptEncoder& encoder : prompts.encoders) {
-    made.merge(run(encoder.component, tokens(encoder, texts, negative, warnings)));
+  for (std::size_t place = 0; place < prompts.encoders.size(); ++place) {
+    const bundle::PromptEncoder& encoder = prompts.encoders[place];
+    const auto other = others.find(place);
+    made.merge(
+        run(encoder.component, tokens(encoder, other == others.end() ? texts : other->second, negative, warnings)));
   }
   return prompts.join ? run(*prompts.join, made) : made;
 }

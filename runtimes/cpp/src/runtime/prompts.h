@@ -21,10 +21,12 @@ class PromptReader {
   // Both outlive the reader.
   PromptReader(const bundle::Bundle& bundle, Components& components) : bundle_(bundle), components_(components) {}
 
-  // The conditions that the texts make, by name, [texts, …]. A text that is longer than an encoder reads is cut, with a
-  // line in `warnings` that quotes what was left out. Throws InputError for a text that is no UTF-8, BundleError for a
-  // tokenizer or encoder that was altered or cannot be read, BackendError for an encoder that failed.
-  Tensors read(const std::vector<std::string>& texts, bool negative, std::vector<std::string>& warnings);
+  // The conditions that the texts make, by name, [texts, …]; `others` are as many texts, which the encoder at that place reads
+  // instead: 1 is the second. A text that is longer than an encoder reads is cut, with a line in `warnings` that quotes what
+  // was left out. Throws InputError for a text that is no UTF-8, BundleError for a tokenizer or encoder that was altered or
+  // cannot be read, BackendError for an encoder that failed.
+  Tensors read(const std::vector<std::string>& texts, bool negative, const OtherTexts& others,
+               std::vector<std::string>& warnings);
   // How many tokens of each text are no padding, by the first encoder's tokenizer.
   std::vector<std::int64_t> lengths(const std::vector<std::string>& texts);
 

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "bundle/shapes.h"
-
 namespace dit_deploy::runtime {
 namespace {
 
@@ -56,7 +54,7 @@ Pieces Pieces::of(const bundle::Tiling& tiling, bool in_space) {
 
 Pieces Pieces::square(std::int64_t tile, std::optional<Span> frames) {
   const Span span{tile, std::max<std::int64_t>(1, tile - tile / 4)};
-  return {span, span, frames};
+  return {span, span, frames, std::nullopt};
 }
 
 bool Pieces::cut_space(const Shape& size) const {
@@ -66,15 +64,24 @@ bool Pieces::cut_space(const Shape& size) const {
 
 bool Pieces::cut_time(const Shape& size) const { return size.size() == 3 && frames && size[0] > frames->tile; }
 
-std::int64_t Pieces::largest(const Shape& size) const {
-  const std::size_t rank = size.size();
-  const bool cut = cut_space(size);
-  const auto along = [&](std::int64_t length, const std::optional<Span>& span) {
-    return cut && span ? std::min(length, span->tile) : length;
+std::int64_t Pieces::count(const Shape& size) const {
+  std::size_t count = 1;
+  if (cut_space(size)) count = parts(size[size.size() - 2], height).size() * parts(size.back(), width).size();
+  if (cut_time(size)) count *= times(size[0], *frames).size();
+  return static_cast<std::int64_t>(count);
+}
+
+Shape Pieces::extent(const Shape& size) const {
+  Shape largest = size;
+  const auto along = [](std::int64_t& length, const std::optional<Span>& span) {
+    if (span) length = std::min(length, span->tile);
   };
-  std::int64_t pixels = along(size[rank - 2], height) * along(size[rank - 1], width);
-  if (rank == 3) pixels *= frames ? std::min(size[0], frames->tile + 1) : size[0];
-  return pixels;
+  if (cut_space(size)) {
+    along(largest[size.size() - 2], height);
+    along(largest.back(), width);
+  }
+  if (size.size() == 3 && frames) largest[0] = std::min(size[0], frames->tile + 1);
+  return largest;
 }
 
 std::vector<Part> parts(std::int64_t length, const std::optional<Span>& span) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bundle/manifest.h"
+#include "bundle/shapes.h"
 
 namespace dit_deploy::runtime {
 
@@ -31,9 +32,11 @@ struct Span {
   std::int64_t overlap() const { return tile - stride; }
 };
 
-// How latents are cut; nothing along an axis: they are not. Lengths are in latent pixels and latent frames.
+// How latents are cut; nothing along an axis: they are not. Lengths are in latent pixels and latent frames. `samples` is how
+// many samples are decoded at once at most; nothing: as many as their size suggests.
 struct Pieces {
   std::optional<Span> height, width, frames;
+  std::optional<std::int64_t> samples;
 
   // The pieces of a family's own tiling, in time alone where `in_space` is false.
   static Pieces of(const bundle::Tiling& tiling, bool in_space);
@@ -44,8 +47,11 @@ struct Pieces {
   bool cut_space(const bundle::Shape& size) const;
   bool cut_time(const bundle::Shape& size) const;
   bool cut(const bundle::Shape& size) const { return cut_space(size) || cut_time(size); }
-  // How many latent pixels the largest piece has, over all its frames.
-  std::int64_t largest(const bundle::Shape& size) const;
+  // How many pieces latents of `size` are cut into.
+  std::int64_t count(const bundle::Shape& size) const;
+  // The size of the largest piece, [frames,] height, width; and how many latent pixels it has, over all its frames.
+  bundle::Shape extent(const bundle::Shape& size) const;
+  std::int64_t largest(const bundle::Shape& size) const { return bundle::elements(extent(size)); }
 };
 
 // The parts of an axis of `length` that pieces cover; all of it without a span.

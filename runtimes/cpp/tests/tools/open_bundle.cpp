@@ -1,6 +1,6 @@
-// Opens bundles and engines and prints the verdicts, for tests/runtimes/cpp/test_bundle_twins.py to hold against
-// Python's. Each line that comes is a JSON object: "do" (open, use, engine, component, verify, references), "path", and
-// "name" of an engine or component. Each answer is a line with a JSON list: ["ok", …], or ["InputError: message"].
+// Opens bundles and engines and prints the verdicts, for tests/runtimes/cpp to hold against Python's. Each line that comes is a
+// JSON object: "do" (open, use, engine, component, verify, references, pieces), "path", and "name" of an engine or component.
+// Each answer is a line with a JSON list: ["ok", …], or ["InputError: message"].
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -8,6 +8,8 @@
 #include "bundle/bundle.h"
 #include "bundle/json.h"
 #include "bundle/references.h"
+#include "runtime/autoencoder.h"
+#include "runtime/memory.h"
 
 namespace {
 
@@ -29,6 +31,19 @@ json references(const std::string& path) {
   return list;
 }
 
+// The VAE's pieces for "memory", latents of "size", and "encoded" pictures to start from: [tile, stride] along height, width
+// and frames.
+json pieces(const bundle::Bundle& opened, const json& question) {
+  runtime::VaeMemory memory(opened, runtime::read_bytes(question.at("memory")));
+  const runtime::Pieces found = memory.pieces_within(
+      question.at("size"), runtime::pieces_of(opened.manifest(), Request{}), question.value("encoded", 0));
+  json list = json::array({"ok"});
+  for (const auto& span : {found.height, found.width, found.frames})
+    list.push_back(span ? json::array({span->tile, span->stride}) : json());
+  list.push_back(found.samples.value_or(0));
+  return list;
+}
+
 json answer(const json& question) {
   const std::string what = question.at("do"), path = question.at("path"), name = question.value("name", "");
   if (what == "verify") return bundle::verify(std::filesystem::u8path(path));
@@ -39,6 +54,7 @@ json answer(const json& question) {
     for (const auto& [key, component] : opened.manifest().components) opened.component_path(key);
     bundle::solver_component(opened.manifest());
   }
+  if (what == "pieces") return pieces(opened, question);
   if (what == "component") opened.check(name);
   if (what == "engine") {
     const bundle::Engine engine = opened.engine(name);

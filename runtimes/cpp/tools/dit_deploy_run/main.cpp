@@ -75,6 +75,8 @@ Request request_of(const Arguments& arguments) {
   Request request;
   request.prompt = arguments.prompt;
   request.negative_prompt = arguments.negative_prompt;
+  request.prompt_2 = arguments.prompt_2;
+  request.prompt_3 = arguments.prompt_3;
   request.num_images_per_prompt = arguments.images_per_prompt;
   request.num_inference_steps = arguments.steps;
   request.scheduler = arguments.scheduler;
@@ -131,6 +133,7 @@ Options options_of(const Arguments& arguments) {
   options.engine = arguments.engine;
   options.threads = static_cast<int>(arguments.threads);
   options.low_memory = arguments.low_memory;
+  options.vae_memory = arguments.vae_memory;
   options.provider_libraries = arguments.provider_library;
   return options;
 }
@@ -178,10 +181,10 @@ int generate(const Arguments& arguments) {
   if (request.class_labels.size() == 1) request.class_labels.assign(count, request.class_labels.front());
   Result result;
   {
-    StepBar bar("denoising");
-    request.callback = [&bar](const Step& step) {
-      bar.advance(step.index + 1, step.count);
-      return !interrupted;
+    StepBar bar;
+    request.progress = [&bar](const char* what, std::int64_t done, std::int64_t total) {
+      stop_if_interrupted();
+      bar.advance(what, done, total);
     };
     result = pipeline.generate(request);
   }

@@ -90,6 +90,8 @@ const std::vector<Option>& options() {
              "What to draw, for a bundle with text encoders. Again for each further prompt."),
       option("--negative-prompt", "TEXT", &A::negative_prompt,
              "What to keep away from. One for all prompts, or again for each.", "(the model's own)"),
+      option("--prompt-2", "TEXT", &A::prompt_2, "What the second text encoder reads instead.", "(the prompt)"),
+      option("--prompt-3", "TEXT", &A::prompt_3, "What the third text encoder reads instead.", "(the prompt)"),
       {"--images-per-prompt", "", "N", "Pictures of each prompt.", "1; x>=1", 1,
        [](A& arguments, const Values& values) {
          arguments.images_per_prompt = at_least_1("--images-per-prompt", values.front());
@@ -150,6 +152,8 @@ const std::vector<Option>& options() {
              "Larger pictures go through the VAE in pieces of this size, in the memory of one; model: in those that "
              "diffusers has for this model.",
              "(in one piece)"),
+      option("--vae-memory", "BYTES", &A::vae_memory,
+             "What the VAE may take beside its weights, such as 2G: pieces that fit are chosen by it.", "(no limit)"),
       option("--decode-timestep", "X", &A::decode_timestep, "For a VAE decoder that removes noise itself (LTX-Video).",
              "(0)"),
       option("--decode-noise-scale", "X", &A::decode_noise_scale, "How much noise it is given.", "(--decode-timestep)"),

@@ -23,7 +23,7 @@ class UsageError : public InputError {
 struct Arguments {
   std::string bundle, out;
   std::vector<std::string> class_label;
-  std::vector<std::string> prompt, negative_prompt;
+  std::vector<std::string> prompt, negative_prompt, prompt_2, prompt_3;
   std::int64_t images_per_prompt = 1;
   std::optional<std::int64_t> steps;
   std::string scheduler;
@@ -45,6 +45,7 @@ struct Arguments {
   std::optional<double> strength;
   std::optional<std::int64_t> window_frames, window_overlap;
   std::string vae_tile;
+  std::optional<std::string> vae_memory;
   std::optional<double> decode_timestep, decode_noise_scale;
   bool low_memory = false;
   bool grid = false;

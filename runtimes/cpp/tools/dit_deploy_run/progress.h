@@ -3,23 +3,24 @@
 
 #include <chrono>
 #include <cstdint>
+#include <string>
 
 namespace dit_deploy::run {
 
 class StepBar {
  public:
-  explicit StepBar(const char* what);
+  StepBar();
   StepBar(const StepBar&) = delete;
   StepBar& operator=(const StepBar&) = delete;
   ~StepBar();  // leaves nothing on the terminal
 
-  void advance(std::int64_t done, std::int64_t total);
+  void advance(const std::string& what, std::int64_t done, std::int64_t total);
 
  private:
-  const char* what_;
+  std::string what_;
   bool terminal_;
   bool shown_ = false;
-  std::chrono::steady_clock::time_point begin_;
+  std::chrono::steady_clock::time_point begin_, last_;  // of what is being done, and when it last went on
 };
 
 }  // namespace dit_deploy::run
