@@ -113,7 +113,8 @@ def bench(
                     feeds = _feeds(pipe, subjects, pictures, scale, guided)
                 binding = stack.enter_context(_denoiser(pipe, feeds))
                 first_seconds[name], predictions[name] = _warm_up(binding, feeds)
-                pipe(**{**request, "num_inference_steps": 1})  # loads and compiles the decoder, too
+                # Loads and compiles the decoder, too. Some schedules have no single step (LTX-Video's).
+                pipe(**{**request, "num_inference_steps": min(2, steps)})
             except Exception as error:
                 # What a compiler needs differs between machines, and eager alone is worth its row.
                 if name != COMPILED:

@@ -48,12 +48,20 @@ def test_against_pytorch(tiny_bundle: Path, tiny_source: Path, monkeypatch: pyte
 def test_a_bundle_that_makes_videos_of_pictures(
     tiny_video_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: bool
 ) -> None:
-    """It is given some where it needs them, in a whole run and in one call of its denoiser."""
+    """It is given some where it needs them, in a whole run and in one call of its denoiser.
+
+    Its schedule ends above zero, as LTX-Video's, and has no single step.
+    """
+
+    def ends_above_zero(folder: Path) -> None:
+        path = folder / "scheduler" / "scheduler_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "shift_terminal": 0.1}))
+
     opened = Bundle.open(tiny_video_bundle)
     record = opened.manifest.image_conditions
     assert record is not None
     needed = record.model_copy(update={"required": required})
-    bundle = rebuild(opened, tmp_path / "bundle", lambda folder: None, image_conditions=needed)
+    bundle = rebuild(opened, tmp_path / "bundle", ends_above_zero, image_conditions=needed)
     seen: list[tuple[bool, int]] = []
     original = ImageConditioner.__call__
 
