@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from dit_deploy.bundle.manifest import Axis, Prediction, TensorSpec
 from dit_deploy.errors import SourceError
-from dit_deploy.exporters.source import Feeds
+
+if TYPE_CHECKING:  # the DiT's own module runs where safetensors is not installed, see dit_deploy.bench.gpu
+    from dit_deploy.exporters.source import Feeds
 
 __all__ = [
     "guidance_feeds",
