@@ -12,23 +12,24 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-#: The files that take a minute or more of one core, longest first: they begin first, or a worker would be left alone
-#: with the last of them. A file that takes as long belongs here; its place among the others matters little.
+#: The files that take most of a minute of one core, or more, longest first: they begin first, or a worker would be left
+#: alone with the last of them. A file that takes as long belongs here; its place among the others matters little.
 LONGEST = (
     "test_readme.py",
-    "exporters/families/test_cogvideox.py",
-    "exporters/families/test_ltx.py",
     "exporters/builders/test_video.py",
-    "exporters/families/test_sd3.py",
-    "exporters/families/test_flux.py",
-    "exporters/families/test_pixart.py",
     "exporters/families/test_sana.py",
-    "exporters/families/test_wan_images.py",
-    "exporters/families/test_wan_ti2v.py",
-    "exporters/families/test_ltx_noise.py",
     "exporters/families/test_hunyuan_dit.py",
+    "exporters/families/test_flux.py",
+    "exporters/families/test_cogvideox.py",
+    "exporters/families/test_sd3.py",
     "exporters/families/test_spacetime_dit.py",
+    "exporters/families/test_pixart.py",
+    "exporters/families/test_wan_ti2v.py",
     "exporters/families/test_cogvideox_15.py",
+    "exporters/families/test_ltx.py",
+    "exporters/families/test_ltx_noise.py",
+    "exporters/families/test_hunyuan_video.py",
+    "exporters/families/test_wan_images.py",
 )
 
 
@@ -50,6 +51,24 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
+def traces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What this session, in whichever process, has traced: see ``tests.families.traced``."""
+    base = tmp_path_factory.getbasetemp()
+    kept = (base.parent if hasattr(request.config, "workerinput") else base) / "traced"
+    kept.mkdir(exist_ok=True)
+    return kept
+
+
+@pytest.fixture(scope="module")
+def traced_once(traces: Path) -> Iterator[None]:
+    """Exports of the module copy graphs that the session has traced of equal networks."""
+    from tests.families import traced
+
+    with traced.traced_once(traces):
+        yield
+
+
+@pytest.fixture(scope="session")
 def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random diffusers pipeline folder: 17 classes, 64 × 64 pixels, multiples of 16."""
     from tests.models import make_pipeline
@@ -58,32 +77,26 @@ def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(tiny_source: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of ``tiny_source``. Shared by the session: copy it before you change it."""
     from dit_deploy.exporters import export
-
-    return export(tiny_source, tmp_path_factory.mktemp("bundle") / "tiny").path
-
-
-@pytest.fixture(scope="module")
-def traced_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Exports of the module copy what this session, in whichever process, has traced of equal networks."""
     from tests.families import traced
 
-    base = tmp_path_factory.getbasetemp()
-    kept = (base.parent if hasattr(request.config, "workerinput") else base) / "traced"
-    kept.mkdir(exist_ok=True)
-    with traced.traced_once(kept):
-        yield
+    with traced.traced_once(traces):
+        return export(tiny_source, tmp_path_factory.mktemp("bundle") / "tiny").path
 
 
 @pytest.fixture(scope="session")
-def tiny_video_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_video_bundle(traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of ``tests.video_models``: two experts, pictures as conditions, 9 frames of 24 × 20 pixels.
 
     Shared by the session: copy it before you change it.
     """
     from dit_deploy.exporters import export
     from tests import video_models
+    from tests.families import traced
 
-    return export(video_models.source(experts=True, pictures=True), tmp_path_factory.mktemp("bundle") / "video").path
+    with traced.traced_once(traces):
+        return export(
+            video_models.source(experts=True, pictures=True), tmp_path_factory.mktemp("bundle") / "video"
+        ).path

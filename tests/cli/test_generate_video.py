@@ -20,7 +20,7 @@ FAST = ("--steps", 2, "--threads", 1)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(traced_once: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(video_models.source(pictures=True), tmp_path_factory.mktemp("video") / "tiny").path
 
 

@@ -23,7 +23,7 @@ from tests.families import flux, pixart, sd3
 from tests.families.text_bundle import text_source
 from tests.parity.altered import perturb, rebuild
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("traced_once")]
 
 PROMPTS = ["a photo of a small cat on a red sofa", "картина маслом: лиса в снегу, 高清细节"]
 STEPS = 3

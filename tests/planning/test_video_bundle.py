@@ -18,7 +18,7 @@ _TILING = Tiling(tile_height=4, tile_width=4, stride_height=3, stride_width=3, t
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(traced_once: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """9 frames of 24 × 20 pixels: 3 × 6 × 5 latents of 4 × 4 × 4 in patches of one; two experts, 4 steps."""
     return export(video_models.source(experts=True, tiling=_TILING), tmp_path_factory.mktemp("plan") / "video")
 

@@ -34,7 +34,7 @@ NOTHING = {
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(traced_once: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Two experts and pictures as conditions, and pieces of 2 latent frames, each 1 after the other."""
     tiling = Tiling(tile_height=4, tile_width=3, stride_height=3, stride_width=2, tile_frames=2, stride_frames=1)
     made = models.source(experts=True, pictures=True, tiling=tiling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from dit_deploy.exporters import export
 from dit_deploy.exporters.builders import CalibrationOptions, build_engine
 from dit_deploy.exporters.builders.extents import parse_extent
 from dit_deploy.exporters.builders.profiles import input_shapes, plan_profiles, range_profiles
-from tests import video_models
 
 FEW = CalibrationOptions(samples=2, evaluations=2, steps=3)
 RTX = importlib.util.find_spec("tensorrt_rtx") is not None
@@ -26,9 +26,9 @@ needs_rtx = pytest.mark.skipif(not RTX, reason="tensorrt-rtx is not installed: p
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(tiny_video_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """9 frames of 24 × 20 pixels: 3 × 6 × 5 latents of 4 × 4 × 4; two experts, pictures as conditions."""
-    return export(video_models.source(experts=True, pictures=True), tmp_path_factory.mktemp("video") / "tiny")
+    return Bundle.open(shutil.copytree(tiny_video_bundle, tmp_path_factory.mktemp("video") / "tiny"))
 
 
 @pytest.fixture
