@@ -45,7 +45,7 @@ def read_bytes(value: object, name: str = "vae_memory") -> int:
         found = value
     elif isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", value.strip())):
         found = float(match[1]) * _UNITS[match[2]]
-    if found < 1:
+    if not 1 <= found < math.inf:
         raise InputError(f"{name}: {shown(value)} came, expected bytes above 0, such as 2G or 512M")
     return int(found)
 

@@ -260,7 +260,9 @@ CASES: tuple[Case, ...] = (
         (*_SAID, "vae_encoder"),
         _say(_CAT, steps=5, seed=35, num_images_per_prompt=2, image=lambda m: [m.picture(7)], strength=0.7),
     ),
-    Case("prompt-2", (*_SAID, "second text encoder"), _say(_CAT, _FOX, steps=2, seed=[38, 39], prompt_2=["a red sofa"])),
+    Case(
+        "prompt-2", (*_SAID, "second text encoder"), _say(_CAT, _FOX, steps=2, seed=[38, 39], prompt_2=["a red sofa"])
+    ),
     Case(
         "prompt-3",
         (*_GUIDED_TEXT, "third text encoder"),
