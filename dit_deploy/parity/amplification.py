@@ -2,9 +2,10 @@
 
 A limit in decibels stands for an error of the predictions, as the trained demo multiplies it. Other models multiply it
 more: strong guidance, and a multistep solver with few steps on a prompt that the model never learned, can turn the
-rounding of any half-precision network into another picture, PyTorch's own included. That is measured here, in both
-ways that tell it from a fault of the engine: pictures of the plain graphs whose predictions are off by what the limit
-stands for, and the engine's components beside the plain ones, on the same inputs, all along a trajectory.
+rounding of any half-precision network into another picture, PyTorch's own included. So it is measured whether the limit
+means anything for the bundle: by pictures of the plain graphs whose predictions are off by what it stands for. Where
+those miss it too, decibels tell nothing, and the engine is held against that error itself: its components beside the
+plain ones, on the same inputs, all along the trajectories.
 """
 
 from __future__ import annotations
@@ -24,9 +25,6 @@ __all__ = ["Amplification"]
 
 Progress = Callable[[str, int, int], None]
 
-#: Drawings with errors of their own. Near the end of a solver's stability one picture more or less tips over by chance,
-#: and decides the decibels of all; an engine's errors are one such chance.
-_DRAWINGS = 3
 #: Of ten thousand normal numbers the largest is about as many deviations from 0.
 _DEVIATIONS = 4.0
 
@@ -56,7 +54,7 @@ class Amplification:
         self._psnr: float | None = None
 
     def weigh(self, parity: EngineParity, runners: Mapping[str, Runner]) -> EngineParity:
-        """Return the figures of an engine with what explains them, where they miss the limit; else as they are.
+        """Return the figures of an engine; with what tells a fault from a restless model where they miss the limit.
 
         Args:
             parity: of the engine.
@@ -65,21 +63,20 @@ class Amplification:
         if parity.passed or parity.failure:
             return parity
         parity = replace(parity, allowed=self._allowed, amplified=self.psnr())
-        if not parity.psnr >= self.psnr():
-            return parity  # no rounding of the size that is allowed explains that
+        if self.psnr() >= parity.limit:
+            return parity  # for this bundle, too, the limit stands for what it is said to
         return replace(parity, components=self._beside(runners))
 
     def psnr(self) -> float:
         """Return decibels of the plain graphs' pictures with predictions off at random by what is allowed.
 
         Each value of a prediction is off by a normal number of its own, the largest by about ``allowed`` of the largest
-        value. It is the least of three drawings.
+        value.
         """
         if self._psnr is None:
             experts = self._bundle.manifest.experts
             names = ("denoiser",) if experts is None else ("denoiser", experts.component)
-            disturbed = {name: _Disturbed(self._open(name), self._allowed) for name in names}
-            self._psnr = min(self._draw(disturbed).psnr for _ in range(_DRAWINGS))  # each goes on in the random numbers
+            self._psnr = self._draw({name: _Disturbed(self._open(name), self._allowed) for name in names}).psnr
         return self._psnr
 
     def _beside(self, runners: Mapping[str, Runner]) -> float:

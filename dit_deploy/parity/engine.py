@@ -65,8 +65,8 @@ class EngineParity:
         failure: why the engine drew nothing; empty where it did.
         allowed, amplified, components: of :mod:`~dit_deploy.parity.amplification`, where ``psnr`` misses the limit: the
             error of a prediction that the limit stands for; the decibels of the plain graphs' own pictures when their
-            predictions are off by that; and the largest difference of the engine's components from the plain ones on
-            the same inputs, where the engine is no further off than those pictures.
+            predictions are off by that; and, where those miss the limit too, the largest difference of the engine's
+            components from the plain ones on the same inputs, which then decides.
     """
 
     psnr: float
@@ -86,22 +86,19 @@ class EngineParity:
     @property
     def passed(self) -> bool:
         """Whether the engine is as near as its precision can be expected to be."""
-        return self.psnr >= self.limit or self._explained >= 0.0
+        return self.psnr >= self.limit or self._nearness >= 0.0
 
     @property
     def margin(self) -> float:
         """Decibels that are left: negative where the engine fails."""
-        return max(self.psnr - self.limit, self._explained)
+        return max(self.psnr - self.limit, self._nearness)
 
     @property
-    def _explained(self) -> float:
-        """Decibels by which the engine is nearer than what is allowed, in its pictures and in its components."""
-        if self.allowed is None or self.amplified is None:
+    def _nearness(self) -> float:
+        """By how many decibels the components are nearer than what is allowed, where that decides."""
+        if self.allowed is None or self.components is None or not math.isfinite(self.components):
             return -math.inf
-        pictures = self.psnr - self.amplified
-        if self.components is None or self.components == 0.0:
-            return pictures
-        return min(pictures, 20.0 * math.log10(self.allowed / self.components))
+        return 20.0 * math.log10(self.allowed / self.components) if self.components else math.inf
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values; ``None`` for decibels of equal pictures and for what is not finite."""

@@ -63,9 +63,9 @@ class Settled:
 def settle(bundle: Bundle, plan: Plan, work: Path, *, check: bool, threads: int | None, progress: Progress) -> Settled:
     """Write the graphs of ``plan`` into the new folder ``work``, and measure them where ``check`` says so.
 
-    Where pictures miss the plan's limit, what the bundle's own sampling makes of small errors is measured too. Where
-    that does not explain them, and the plan allows it, the most sensitive layers of a quantised engine are kept in
-    higher precision, as few as pass.
+    Where pictures miss the plan's limit, it is measured whether the bundle's own sampling lets any engine reach it; if
+    not, the error of the components decides. Where the engine fails, and the plan allows it, the most sensitive layers
+    of a quantised one are kept in higher precision, as few as pass.
 
     Raises:
         InputError, ExportError: see :func:`~dit_deploy.exporters.builders.recipe.lower`.
