@@ -123,7 +123,6 @@ def first_request(
         "width": latents.width * latents.spatial_compression,
         **tried_size(manifest),
     }
-    sizes = {"height": height, "width": width, "num_frames": num_frames}
     return Request(
         subjects=_subjects(bundle, class_labels, prompts, negative_prompt),
         num_inference_steps=(
@@ -132,7 +131,9 @@ def first_request(
         guidance_scale=manifest.guidance.default_scale if guidance_scale is None else guidance_scale,
         seed=seed,
         scheduler=scheduler,
-        **{name: usual.get(name) if size is None else size for name, size in sizes.items()},
+        height=usual["height"] if height is None else height,
+        width=usual["width"] if width is None else width,
+        num_frames=usual.get("num_frames") if num_frames is None else num_frames,
     )
 
 
