@@ -7,7 +7,6 @@ minute of CPU time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,20 +68,19 @@ def compare(case: Case, theirs: dict[str, Any] | None = None, **arguments: Any) 
     assert_drawn(case.ours(**steps | arguments, seed=7, output_type="numpy"), *drawn)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        hunyuan_dit.hunyuan,
-        pytest.param(hunyuan_dit.plain, id="without size and style, two long skips"),
-    ],
-)
-def test_the_plain_graph_is_the_transformer_at_any_size(make: Callable[[Path], Path], tmp_path: Path) -> None:
-    graph = graph_of(make(tmp_path / "source"), "denoiser")
+GRID = ("batch", "patch_height", "patch_width")
+#: The longest side is beyond the base of rotary positions, 32 patches; one side of one patch, one patch alone.
+SIZES = [(1, 1, 1), (3, 5, 2), (2, 3, 7), (1, 1, 37), (1, 40, 3)]
+
+
+def test_the_plain_graph_is_the_transformer_at_any_size(hunyuan: Case) -> None:
+    check_graph(hunyuan.bundle.component_path("denoiser"), graph_of(hunyuan.folder, "denoiser"), GRID, SIZES, seed=0)
+
+
+def test_the_plain_graph_without_size_and_style_with_two_long_skips(tmp_path: Path) -> None:
+    graph = graph_of(hunyuan_dit.plain(tmp_path / "source"), "denoiser")
     trace(graph.build(), graph.component, tmp_path, graph.feeds)
-    # The longest side is beyond the base of rotary positions, 32 patches; one side of one patch, one patch alone.
-    sizes = [(1, 1, 1), (3, 5, 2), (2, 3, 7), (1, 1, 37), (1, 40, 3)]
-    axes = ("batch", "patch_height", "patch_width")
-    check_graph(tmp_path / graph.component.path, graph, axes, sizes, seed=0)
+    check_graph(tmp_path / graph.component.path, graph, GRID, SIZES, seed=0)
 
 
 @pytest.mark.parametrize("base", [8, 16, 32])
