@@ -81,7 +81,11 @@ def generate(
     eta: Annotated[float, typer.Option(metavar="X", help="Stochasticity of DDIM, 0 to 1.")] = 0.0,
     guidance_scale: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Classifier-free guidance; 1 and below is none.", show_default=_MODEL),
+        typer.Option(
+            metavar="X",
+            help="The model's main knob: mostly classifier-free guidance, none at 1 and below.",
+            show_default=_MODEL,
+        ),
     ] = None,
     guidance_scale_2: Annotated[
         float | None,
