@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -69,11 +69,18 @@ def _warnings_of_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         usual = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if Path(filename).is_relative_to(_PACKAGE):
                 print(f"dit-deploy: warning: {one_line(str(message), limit=None)}", file=sys.stderr, flush=True)
             else:
-                usual(message, category, filename, *where)
+                usual(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         yield

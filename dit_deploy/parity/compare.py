@@ -83,11 +83,18 @@ def parity(
         progress: called with one line at the start of each part, and now and then within.
 
     Raises:
-        InputError: an argument is out of range, or there is no such engine or precision.
+        InputError: an argument is out of range, there is no such engine or precision, or ``reference`` is no checkpoint
+            of this kind.
         BackendError: the engine cannot run at all, or samples another number of steps than PyTorch.
     """
-    pipeline = Pipeline(bundle, engine, threads=threads, runners=runners)
     manifest = bundle.manifest
+    theirs, ours = (
+        f"{of.family} with {of.latents.channels} latent channels of {of.latents.spatial_compression} pixels"
+        for of in (reference.source, manifest)
+    )
+    if theirs != ours:
+        raise InputError(f"reference: it is {theirs}, this bundle {ours}; give the checkpoint that it was made from")
+    pipeline = Pipeline(bundle, engine, threads=threads, runners=runners)
     built = None if pipeline.engine == "onnx" else bundle.engine(pipeline.engine).record
     limits = limits_for(precision or _precision(bundle, built))
     if engine == "auto" and bundle.engine_names() and progress is not None:

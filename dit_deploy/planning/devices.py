@@ -73,7 +73,7 @@ def device_of(
         bandwidth: gigabytes a second.
 
     Raises:
-        InputError: the name is not known, or a number is not above 0.
+        InputError: the name is not known, a number is not above 0, or both came.
     """
     numbers = {"tflops": tflops, "memory": memory, "bandwidth": bandwidth}
     for option, value in numbers.items():
@@ -84,6 +84,8 @@ def device_of(
             return None
         tera = {} if tflops is None else {"fp32": tflops, "bf16": tflops, "fp16": tflops, "int8": tflops, "fp8": tflops}
         return Device("the given device", tera, (memory or 0.0) * 1e9, (bandwidth or 0.0) * 1e9)
+    if given := [option for option, value in numbers.items() if value is not None]:
+        raise InputError(f"{given[0]}: came beside the device {name!r}, which has its own; give one or the other")
     found = {known.casefold(): device for known, device in DEVICES.items()}.get(name.casefold())
     if found is None:
         raise InputError(f"device: {name!r} is not known; give one of {', '.join(DEVICES)}, or its numbers")

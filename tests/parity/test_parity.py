@@ -176,6 +176,11 @@ def test_bad_arguments(bundle: Bundle, reference: TorchReference) -> None:
     )
     with pytest.raises((BackendError, InputError), match="scheduler"):
         check(bundle, TorchReference(other))
+    other = replace(
+        reference.source, family="pixart", latents=reference.source.latents.model_copy(update={"channels": 8})
+    )
+    with pytest.raises(InputError, match=r"reference: it is pixart with 8 latent channels .*, this bundle dit with 6 "):
+        check(bundle, TorchReference(other))
 
 
 def test_progress_is_lines(bundle: Bundle, reference: TorchReference) -> None:

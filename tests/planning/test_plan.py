@@ -105,6 +105,7 @@ def test_sizes_between_of_a_published_model_are_rounded_up_and_said() -> None:
         (lambda: plan_architecture("DiT-XL/2", steps=0), "steps: 0 came"),
         (lambda: device_of("B300"), "device: 'B300' is not known; give one of A100-80GB"),
         (lambda: device_of(None, memory=0), "memory: 0 came, a number above 0"),
+        (lambda: device_of("H100", memory=3), "memory: came beside the device 'H100', which has its own"),
     ],
 )
 def test_bad_input_is_one_line(call: object, message: str) -> None:
