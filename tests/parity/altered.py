@@ -61,7 +61,8 @@ def rebuild(
             if path.split("/")[0] in folders or path.endswith("tokenizer.json"):
                 shutil.copyfile(bundle.file(path), writer.file(path))
         change(writer.folder)
-        compression = manifest.latents.spatial_compression if "vae_decoder" in kept else 1
+        dropped = "vae_decoder" in manifest.components and "vae_decoder" not in kept
+        compression = 1 if dropped else manifest.latents.spatial_compression
         return writer.finish(
             family=manifest.family,
             source=manifest.source,
