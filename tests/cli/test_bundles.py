@@ -255,6 +255,8 @@ def test_parity_of_bad_input(cli: Command, parity_words: tuple[object, ...], tmp
         (("--engine", "int8"), "engine: 'int8' came"),
         (("--steps", 0), "Invalid value for '--steps'"),
         (("--steps", 1001), "1001"),
+        (("--init-image", tmp_path / "none.png"), "none.png does not exist"),
+        (("--last-image", tmp_path / "none.png"), "last_image: this bundle takes none"),
     ):
         result = cli(*parity_words, *words)
         assert result.status == 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from diffusers import DiTPipeline
 from dit_deploy import Bundle, Pipeline
 from dit_deploy.errors import InputError
 from dit_deploy.runtimes.torch import Sampled, TorchReference, TorchRunner
+from dit_deploy.runtimes.torch._pipeline import OwnPipeline
 from dit_deploy.sampling import noise
 from tests.parity.altered import latents_only
 
@@ -155,6 +158,8 @@ def test_what_is_missing_is_said(reference: TorchReference) -> None:
     assert draw(bare).images is None
     with pytest.raises(InputError, match="component: 'vae_decoder' came; the reference has denoiser"):
         bare.run("vae_decoder", {"latents": np.zeros((1, 6, 4, 4), np.float32)})
+    with pytest.raises(InputError, match="image: str came, expected float32"):
+        draw(reference, image="picture.png")
     with pytest.raises(InputError, match="NoneSuchScheduler"):
         draw(reference, scheduler={"_class_name": "NoneSuchScheduler"})
 
@@ -169,3 +174,19 @@ def test_identity(reference: TorchReference, tiny_bundle: Path) -> None:
     assert reference.kind == "diffusers_pipeline"
     assert reference.sha256 == Bundle.open(tiny_bundle).manifest.source.sha256
     assert set(reference.versions) == {"torch", "diffusers", "python"}
+
+
+@pytest.mark.parametrize(
+    ("saved", "of_text", "of_pictures"),
+    [
+        ("LTXPipeline", "LTXPipeline", "LTXImageToVideoPipeline"),
+        ("LTXImageToVideoPipeline", "LTXPipeline", "LTXImageToVideoPipeline"),
+        ("WanPipeline", "WanPipeline", "WanImageToVideoPipeline"),
+        ("CogVideoXImageToVideoPipeline", "CogVideoXImageToVideoPipeline", "CogVideoXImageToVideoPipeline"),
+    ],
+)
+def test_the_class_of_diffusers_is_that_of_what_is_given(saved: str, of_text: str, of_pictures: str) -> None:
+    pipeline = OwnPipeline(Path("somewhere"), getattr(diffusers, saved), {})
+    for pictures, name in ((None, of_text), (object(), of_pictures)):
+        drawing: Any = SimpleNamespace(pictures=pictures)
+        assert pipeline.for_drawing(drawing).name == name
