@@ -5,6 +5,7 @@
 Pictures are drawn by ONNX Runtime; PyTorch is used by the export and by the comparison alone.
 """
 
+import argparse
 import subprocess
 import sys
 import time
@@ -92,7 +93,8 @@ def run(*arguments: object) -> None:
     """Run a dit-deploy command, showing it as one would type it."""
     words = [str(argument) for argument in arguments]
     print("$ dit-deploy", *words, flush=True)
-    subprocess.run([sys.executable, "-m", "dit_deploy.cli", *words], check=True)
+    if status := subprocess.run([sys.executable, "-m", "dit_deploy.cli", *words]).returncode:
+        sys.exit(status)  # the command has said why
 
 
 def sheet(rows: list[list[Image.Image]], captions: Sequence[str]) -> Image.Image:
@@ -110,4 +112,6 @@ def sheet(rows: list[list[Image.Image]], captions: Sequence[str]) -> Image.Image
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "out/demo"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", nargs="?", type=Path, default=Path("out/demo"), help="a folder; out/demo by default")
+    main(parser.parse_args().out)
