@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import pickle
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ def checkpoint_tensors(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         return _safetensors(path)
+    if not zipfile.is_zipfile(path):
+        raise SourceError(f"{path} cannot be opened as a PyTorch checkpoint: it is no whole zip file of torch.save")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             value = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
