@@ -90,6 +90,8 @@ def bench(
         raise InputError("give a BUNDLE, or --arch DiT-B/2 (and so on) for a random model")
     if bundle is None and (reference is not None or vae is not None):
         raise InputError("--reference and --vae belong to a BUNDLE; a random model is its own reference")
+    if bundle is not None and reference is None and (arch is not None or image_size is not None or vae is not None):
+        raise InputError("--arch, --image-size and --vae say what a --reference is; give that too, or leave them out")
     if bundle is not None and keep is not None:
         raise InputError(f"--keep {keep} is for random models; leave it, or the BUNDLE, out")
     if json_ is not None:

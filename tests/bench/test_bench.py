@@ -113,6 +113,8 @@ def test_as_a_command(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "exists; give another name, or --overwrite" in capsys.readouterr().err
     assert run([*words, "--overwrite"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
+    assert run(["bench", str(tiny_bundle), "--arch", "DiT-B/2"]) == 2
+    assert "--arch, --image-size and --vae say what a --reference is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
