@@ -98,9 +98,9 @@ TEST_CASE("axes are sums and products of free sizes") {
       {"9223372036854775807*a", std::nullopt},
       {"99999999999999999999", std::nullopt},
   };
-  for (const auto& [expression, expected] : expressions) {
-    INFO(expression);
-    CHECK(axis_size(expression, sizes) == expected);
+  for (const auto& one : expressions) {
+    INFO(one.first);
+    CHECK(axis_size(one.first, sizes) == one.second);
   }
   CHECK(!axis_size(std::string(100000, '('), sizes));
 }
