@@ -129,13 +129,18 @@ def test_bad_input_is_refused_before_any_work(
 
 
 def test_what_a_bundle_has_no_use_for_is_refused(
-    bundle: Bundle, reference: TorchReference, video: Bundle, files: list[Path], tmp_path: Path
+    bundle: Bundle,
+    reference: TorchReference,
+    video: Bundle,
+    torch_video: TorchReference,
+    files: list[Path],
+    tmp_path: Path,
 ) -> None:
     with pytest.raises(InputError, match="last_image: this bundle takes none"):
         parity(bundle, reference, last_image=files[:1])
     plain = rebuild(video, tmp_path / "plain", lambda folder: None, image_conditions=None)
     with pytest.raises(InputError, match="image: this bundle takes none"):
-        parity(plain, reference, image=files[:1])
+        parity(plain, TorchReference(replace(torch_video.source, image_conditions=None)), image=files[:1])
 
 
 def test_image_to_image_from_a_picture_that_is_brought(
