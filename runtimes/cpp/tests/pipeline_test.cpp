@@ -24,6 +24,7 @@ std::optional<bundle::Bundle> demo() {
 Options plain_graphs() {
   Options options;
   options.engine = "onnx";
+  options.threads = 1;  // the models are small, and other tests run beside
   return options;
 }
 

@@ -106,6 +106,7 @@ struct Demo {
     static Demo demo = [&] {
       Options options;
       options.engine = "onnx";
+      options.threads = 1;
       Pipeline opened = Pipeline::open(*folder / "bundles" / "fashion", options);
       std::vector<float> drawn = opened.generate(small_request()).latents.values;
       return Demo{std::move(opened), std::move(drawn)};
