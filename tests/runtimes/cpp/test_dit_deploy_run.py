@@ -58,7 +58,8 @@ def entries(text: str) -> dict[str, str]:
             name, first = match.group(1), match.group(2) or ""
             found[name] = first
         elif name and line.startswith("   "):
-            found[name] += " " + line.strip()
+            broken = re.search(r"\w-$", found[name])  # a word may go on behind its hyphen
+            found[name] += ("" if broken else " ") + line.strip()
     return {name: " ".join(text.split()) for name, text in found.items()}
 
 
