@@ -43,11 +43,12 @@ class Limits:
 #:
 #: A limit in decibels supposes how much sampling multiplies errors. That differs from model to model by tens of
 #: decibels, so one limit for all would pass bad engines of calm models or fail good ones of restless ones.
-#: ``prediction`` is the error that it stands for with the trained demo, rounded down: its 50 steps at guidance 4
-#: make 46.2 dB of predictions that are off at random by 7e-3, 37.4 dB of 2e-2 and 31.5 dB of 4e-2 (the least of three
-#: drawings, 2026-11-26), so that nothing changes for a model that multiplies no more. Where pictures miss the limit,
-#: :mod:`~dit_deploy.parity.amplification` measures what the bundle at hand makes of such an error, and how far off the
-#: engine's components are. In fp32 a prediction is allowed no more than any component.
+#: ``prediction`` is the error that it stands for with the trained demo, a round number: its 50 steps at guidance 4 make
+#: 47.2 dB of predictions that are off at random by 7e-3, 38.2 dB of 2e-2 and 32.2 dB of 4e-2 (Amplification.psnr,
+#: 2026-11-27), some 2 dB more than the limits, so that nothing changes for a model that multiplies as much. Where
+#: pictures miss the limit, :mod:`~dit_deploy.parity.amplification` measures what the bundle at hand makes of such an
+#: error, and, where that misses it too, how far off the engine's components are. In fp32 a prediction is allowed no
+#: more than any component.
 _ROWS = (
     # fp32: same arithmetic in another order. Sums over some thousand products round to a few 1e-6 of the largest
     # value; a graph that is wrong is off by 1e-2 and more, so 1e-4 parts them with room on both sides. Guidance at 4
