@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,8 @@ def trace(module: nn.Module, component: Component, folder: Path, feeds: Feeds | 
             ) from error
     assert program is not None
     model = program.model
+    assert program.exported_program is not None
+    _name_sizes(model.graph, _own_symbols(program.exported_program, component))
     weights = list(model.graph.initializers.values())
     name_transposed_weights(model.graph)
     with _quiet():
@@ -157,6 +160,45 @@ def _dynamic_shapes(component: Component) -> tuple[dict[int, object], ...]:
         {index: dim(axis) for index, axis in enumerate(spec.axes) if isinstance(axis, Axis) and not _is_fixed(axis)}
         for spec in component.inputs
     )
+
+
+def _own_symbols(program: torch.export.ExportedProgram, component: Component) -> dict[str, str]:
+    """Return torch's own symbols of sizes, such as ``s52``, as expressions of declared names.
+
+    An axis that occurs only in a product (``4*latent_height``) or with an offset has no name that torch would use for
+    the sizes computed from it. What its symbol stands for follows from the size of the input.
+    """
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    symbols: dict[str, str] = {}
+    for spec, name in zip(component.inputs, program.graph_signature.user_inputs, strict=True):
+        for axis, size in zip(spec.axes, values[name].shape, strict=True):
+            if not isinstance(axis, Axis) or isinstance(size, int):
+                continue
+            expression = size.node.expr
+            if len(expression.free_symbols) != 1:
+                continue
+            (symbol,) = expression.free_symbols
+            # declared: multiple · name + offset = factor · symbol + rest
+            factor, rest = int(expression.coeff(symbol)), int(expression.subs(symbol, 0))
+            if factor and axis.multiple % factor == 0 and (axis.offset - rest) % factor == 0:
+                update = {"multiple": axis.multiple // factor, "offset": (axis.offset - rest) // factor}
+                symbols[str(symbol)] = axis_name(axis.model_copy(update=update))
+    return symbols
+
+
+def _name_sizes(graph: ir.Graph, symbols: Mapping[str, str]) -> None:
+    """Write the noted sizes of all values with declared names."""
+
+    def named(found: re.Match[str]) -> str:
+        name = symbols.get(found[0], found[0])
+        return name if name.isidentifier() or found[0] == found.string else f"({name})"
+
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value.shape is not None:
+                value.shape = ir.Shape(
+                    [size if isinstance(size, int) else re.sub(r"\w+", named, str(size)) for size in value.shape]
+                )
 
 
 def name_transposed_weights(graph: ir.Graph) -> None:

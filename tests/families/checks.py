@@ -20,13 +20,14 @@ import torch
 from PIL import Image
 
 from dit_deploy import Bundle, Pipeline
+from dit_deploy.bundle.activations import read_graph
 from dit_deploy.bundle.engine import EngineRecord
 from dit_deploy.errors import InputError, SourceError
 from dit_deploy.exporters import export
 from dit_deploy.exporters.builders import CalibrationOptions, build_engine
 from dit_deploy.exporters.source import Graph, Source
 from dit_deploy.exporters.sources import open_source
-from dit_deploy.exporters.tracing import call, example_inputs, traced_sizes
+from dit_deploy.exporters.tracing import call, example_inputs, free_sizes, traced_sizes
 from dit_deploy.runtimes.pipeline import Output
 from dit_deploy.runtimes.prompts import PromptReader
 
@@ -63,8 +64,17 @@ def exported(
     ``options`` are those of ``from_pretrained``.
     """
     bundle = export(source or folder, out, progress=progress)
+    assert_sizes_told(bundle)
     theirs = quiet(kind.from_pretrained(folder, low_cpu_mem_usage=False, **options))
     return Case(folder, bundle, Pipeline(bundle, "onnx", threads=1), theirs)
+
+
+def assert_sizes_told(bundle: Bundle) -> None:
+    """Assert that the free sizes tell the shape of each value of the VAE's graphs: a budget of memory needs them."""
+    for name in {"vae_encoder", "vae_decoder"} & set(bundle.manifest.components):
+        sizes = dict.fromkeys(free_sizes(bundle.component(name)), 2)
+        for value, noted in read_graph(bundle.component_path(name)).values.items():
+            assert noted.shape(sizes) is not None, f"{name}: {value} {noted.axes}"
 
 
 def quiet(pipeline: Any) -> Any:
