@@ -134,7 +134,7 @@ def generate(
         list[int] | None,
         typer.Option(
             metavar="N",
-            help="One for all pictures, or again for each. Several with one class draw that class once each.",
+            help="One for all pictures, or again for each. Several with one class or prompt draw it once each.",
             show_default="random, and printed",
         ),
     ] = None,
@@ -223,6 +223,8 @@ def generate(
     latent = latent_frames(opened.manifest, frames)
     video = latent is not None
     labels = None if prompt and not class_label else _labels(opened, class_label or [], seed or [])
+    if len(prompt or []) == 1 and images_per_prompt == 1 and seed:
+        images_per_prompt = len(seed)
     wanted = len(prompt or []) * images_per_prompt if labels is None else len(labels)
     if columns is not None and not grid:
         raise InputError(f"--columns {columns} is for --grid; add it, or leave --columns out")

@@ -117,6 +117,21 @@ def test_the_picture_is_that_of_python(tiny_bundle: Path, tmp_path: Path, words:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cpp.png", "python.png"]
 
 
+def test_several_seeds_draw_one_prompt_once_each(tmp_path: Path) -> None:
+    bundle = Path(BUILD or "").parent / "golden" / "bundles" / "pixart"
+    if not bundle.is_dir():
+        pytest.skip("there is no bundle with prompts: make cpp-prepare")
+    words = ("--prompt", "a red apple", *FAST)
+    assert program(bundle, tmp_path / "cpp", *words, "--seed", 5, "--seed", 6).status == 0
+    python = ["generate", str(bundle), str(tmp_path / "python"), *map(str, words), "--seed", "5", "--seed", "6"]
+    assert run(python) == 0
+    assert program(bundle, tmp_path / "six.png", *words, "--seed", 6).status == 0
+    for name in ("0000.png", "0001.png"):
+        assert np.abs(pixels(tmp_path / "cpp" / name) - pixels(tmp_path / "python" / name)).max() <= 1
+    assert np.abs(pixels(tmp_path / "cpp" / "0001.png") - pixels(tmp_path / "six.png")).max() <= 1
+    assert (pixels(tmp_path / "cpp" / "0000.png") != pixels(tmp_path / "six.png")).any()
+
+
 def test_what_is_printed(tiny_bundle: Path, tmp_path: Path) -> None:
     one = program(tiny_bundle, tmp_path / "a.png", "--class-label", 3, *FAST)
     assert re.fullmatch(rf"{tmp_path}/a\.png: 1 picture, seed \d+, \d+\.\d\d s\n", one.out)

@@ -70,6 +70,12 @@ void set_pieces(Request& request, const std::string& text) {
   }
 }
 
+// Of one prompt that is drawn once, a picture a seed.
+std::int64_t images_per_prompt(const Arguments& arguments) {
+  const bool repeated = arguments.prompt.size() == 1 && arguments.images_per_prompt == 1 && !arguments.seed.empty();
+  return repeated ? static_cast<std::int64_t>(arguments.seed.size()) : arguments.images_per_prompt;
+}
+
 // The request, but for class labels, whose names the opened bundle knows.
 Request request_of(const Arguments& arguments) {
   Request request;
@@ -77,7 +83,7 @@ Request request_of(const Arguments& arguments) {
   request.negative_prompt = arguments.negative_prompt;
   request.prompt_2 = arguments.prompt_2;
   request.prompt_3 = arguments.prompt_3;
-  request.num_images_per_prompt = arguments.images_per_prompt;
+  request.num_images_per_prompt = images_per_prompt(arguments);
   request.num_inference_steps = arguments.steps;
   request.scheduler = arguments.scheduler;
   request.eta = arguments.eta;
@@ -152,7 +158,7 @@ std::size_t count_samples(const Arguments& arguments, const Pipeline& pipeline) 
     return repeated ? arguments.seed.size() : arguments.class_label.size();
   }
   if (!arguments.prompt.empty()) {
-    return arguments.prompt.size() * static_cast<std::size_t>(arguments.images_per_prompt);
+    return arguments.prompt.size() * static_cast<std::size_t>(images_per_prompt(arguments));
   }
   if (pipeline.takes_prompts()) throw InputError("--prompt: none came; say what to draw");
   throw InputError("--class-label: none came; give one for each picture, by number or name");

@@ -132,7 +132,7 @@ const std::vector<Option>& options() {
                                                    real("--skip-layer-guidance-interval", values[1])};
        }},
       option("--seed", "N", &A::seed,
-             "One for all pictures, or again for each. Several with one class draw that class once each.",
+             "One for all pictures, or again for each. Several with one class or prompt draw it once each.",
              "(random, and printed)"),
       option("--height", "PIXELS", &A::height, "Height.", "(the training size)"),
       option("--width", "PIXELS", &A::width, "Width.", "(the training size)"),
