@@ -70,11 +70,12 @@ def exported(
 
 
 def assert_sizes_told(bundle: Bundle) -> None:
-    """Assert that the free sizes tell the shape of each value of the VAE's graphs: a budget of memory needs them."""
-    for name in {"vae_encoder", "vae_decoder"} & set(bundle.manifest.components):
-        sizes = dict.fromkeys(free_sizes(bundle.component(name)), 2)
-        for value, noted in read_graph(bundle.component_path(name)).values.items():
-            assert noted.shape(sizes) is not None, f"{name}: {value} {noted.axes}"
+    """Assert that the free sizes tell the shape of each value of the VAE's decoder: a budget of memory needs them."""
+    if "vae_decoder" not in bundle.manifest.components:
+        return
+    sizes = dict.fromkeys(free_sizes(bundle.component("vae_decoder")), 2)
+    for value, noted in read_graph(bundle.component_path("vae_decoder")).values.items():
+        assert noted.shape(sizes) is not None, f"vae_decoder: {value} {noted.axes}"
 
 
 def quiet(pipeline: Any) -> Any:
