@@ -7,4 +7,24 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from common import *  # noqa: F403
+from common import (
+    initialise_linears,
+    picture_loss,
+    save_state,
+    save_tensors,
+    to_uint8,
+    versions,
+    whole_folder,
+    write_json,
+)
+
+__all__ = [
+    "initialise_linears",
+    "picture_loss",
+    "save_state",
+    "save_tensors",
+    "to_uint8",
+    "versions",
+    "whole_folder",
+    "write_json",
+]

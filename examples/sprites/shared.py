@@ -7,4 +7,6 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from common import *  # noqa: F403
+from common import PromptSampler, build_t5, progress, save_state, save_tensors, trapezoid, versions, write_json
+
+__all__ = ["PromptSampler", "build_t5", "progress", "save_state", "save_tensors", "trapezoid", "versions", "write_json"]
