@@ -72,15 +72,14 @@ def empty_diffusers(kind: type[Module], folder: Path, *also: str) -> Module:
 
 def read_config(kind: type[nn.Module], folder: Path, *also: str) -> dict[str, Any]:
     """Return the config of a diffusers model folder with its class's defaults filled in, as :func:`empty_diffusers`."""
-    config: Mapping[str, Any] = empty_diffusers(kind, folder, *also).config  # type: ignore[assignment]
-    return dict(config)
+    model: Any = empty_diffusers(kind, folder, *also)
+    return dict(model.config)
 
 
 def _from_config(kind: type[Module], config: Mapping[str, Any]) -> Module:
     """Return a model of ``kind``; what diffusers itself wrote into ``config`` begins with an underscore."""
-    made: Module = kind.from_config(  # type: ignore[attr-defined]
-        {name: value for name, value in config.items() if not name.startswith("_")}
-    )
+    untyped: Any = kind  # no diffusers class is typed
+    made: Module = untyped.from_config({name: value for name, value in config.items() if not name.startswith("_")})
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,8 +16,7 @@ __all__ = ["Attention", "attend", "heads", "normed"]
 
 def heads(x: Tensor, count: int) -> Tensor:
     """Return ``x`` [batch, tokens, heads · head] as [batch, tokens, heads, head]."""
-    split: Tensor = x.unflatten(-1, (count, -1))  # type: ignore[no-untyped-call]
-    return split
+    return torch.unflatten(x, -1, (count, -1))
 
 
 def normed(norm: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:

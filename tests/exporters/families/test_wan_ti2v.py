@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from diffusers import WanImageToVideoPipeline
 
+from dit_deploy.sampling import NoiseSource
 from tests.families.checks import LATENTS, assert_bad_input, quiet
 from tests.families.parity import GIVEN, PLAIN, check_parity
 from tests.families.wan_both import Case, check_graphs, made, picture
@@ -55,7 +56,7 @@ def test_the_picture_is_kept(masked: Case) -> None:
     image = picture(32, 32, 7)
     drawn = masked.ours(image=image, seed=0, output_type="latent", **usual).latents
     pixels = np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255
-    known = masked.ours.encode(pixels[:, :, None], 1, None)  # type: ignore[arg-type]
+    known = masked.ours.encode(pixels[:, :, None], 1, NoiseSource(0))
     assert np.abs(drawn[:, :, :1] - known).max() <= 1e-5 * np.abs(known).max()
     without = masked.ours(seed=0, output_type="latent", **usual).latents
     assert np.abs(drawn[:, :, 1:] - without[:, :, 1:]).max() > 10 * LATENTS * np.abs(without).max()
