@@ -13,33 +13,41 @@ import onnx
 
 from dit_deploy.bundle import Bundle, BundleWriter, Component
 from dit_deploy.exporters.source import Source
-from dit_deploy.runtimes.torch import TorchReference, TorchRunner
+from dit_deploy.runtimes import Binding, Runner
+from dit_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
-__all__ = ["Changed", "latents_only", "perturb", "rebuild"]
+__all__ = ["Changed", "latents_only", "perturb", "plain_runner", "rebuild"]
+
+Change = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
 
 class Changed:
-    """A runner of a component of the reference; ``change`` (outputs, inputs) alters what it gives."""
+    """A runner of which ``change`` (outputs, inputs) alters what it gives."""
 
-    def __init__(
-        self,
-        reference: TorchReference,
-        name: str,
-        component: Component,
-        change: Callable[[Mapping[str, Any], Mapping[str, Any]], None],
-    ) -> None:
-        self.inner, self.change, self.component = TorchRunner(reference, name, component), change, component
+    def __init__(self, inner: Runner, change: Change) -> None:
+        self._inner, self._change = inner, change
 
-    def bind(self, sizes: Mapping[str, int]) -> Any:
-        binding, change = self.inner.bind(sizes), self.change
-        run = binding.run
+    @property
+    def component(self) -> Component:
+        return self._inner.component
 
-        def changed() -> None:
-            run()
-            change(binding.outputs, binding.inputs)
+    def bind(self, sizes: Mapping[str, int]) -> Binding:
+        return _ChangedBinding(self._inner.bind(sizes), self._change)
 
-        setattr(binding, "run", changed)  # noqa: B010 (a method, which mypy guards)
-        return binding
+
+class _ChangedBinding:
+    def __init__(self, inner: Binding, change: Change) -> None:
+        self._inner, self._change = inner, change
+        self.inputs, self.outputs = inner.inputs, inner.outputs
+
+    def run(self) -> None:
+        self._inner.run()
+        self._change(self.outputs, self.inputs)
+
+
+def plain_runner(bundle: Bundle, name: str) -> Runner:
+    """Return a component's plain graph as ONNX Runtime runs it."""
+    return OnnxRuntimeRunner(bundle.component_path(name), bundle.component(name), threads=1)
 
 
 def rebuild(

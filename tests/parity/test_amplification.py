@@ -11,38 +11,23 @@ import numpy as np
 import pytest
 
 from dit_deploy import Bundle
-from dit_deploy.bundle import Component
 from dit_deploy.parity.amplification import Amplification
 from dit_deploy.parity.engine import Drawn, EngineParity, compare_with_plain, plain_pictures
 from dit_deploy.parity.limits import LIMITS
-from dit_deploy.runtimes import Binding
-from dit_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+from dit_deploy.runtimes import Runner
+from tests.parity.altered import Changed, plain_runner
 
 MISSED = EngineParity(40.0, 35.0, 0.9, 20.0, 0.1, limit=45.0, pictures=8, steps=20, ran="here")
 
 
-class Off:
-    """A component whose output is off by ``error`` of its largest value, everywhere."""
+def off(bundle: Bundle, name: str, error: float) -> Runner:
+    """Return a component whose output is off by ``error`` of its largest value, everywhere."""
 
-    def __init__(self, bundle: Bundle, name: str, error: float) -> None:
-        self._inner = OnnxRuntimeRunner(bundle.component_path(name), bundle.component(name), threads=1)
-        self._error = error
+    def change(outputs: Mapping[str, np.ndarray], _inputs: object) -> None:
+        for array in outputs.values():
+            array += np.float32(error) * np.abs(array).max()
 
-    @property
-    def component(self) -> Component:
-        return self._inner.component
-
-    def bind(self, sizes: Mapping[str, int]) -> Binding:
-        binding = self._inner.bind(sizes)
-        run = binding.run
-
-        def off() -> None:
-            run()
-            for array in binding.outputs.values():
-                array += np.float32(self._error) * np.abs(array).max()
-
-        binding.run = off  # type: ignore[method-assign]
-        return binding
+    return Changed(plain_runner(bundle, name), change)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +64,7 @@ def test_what_passes(amplified: float | None, components: float | None, margin: 
 def test_the_engines_error_is_measured_on_the_plain_graphs_inputs(bundle: Bundle, plain: Drawn) -> None:
     """Steps and guidance would multiply it; each component is beside its plain one, so it is what it is."""
     for denoiser, decoder in ((0.004, 0.0), (0.002, 0.006)):
-        runners = {"denoiser": Off(bundle, "denoiser", denoiser), "vae_decoder": Off(bundle, "vae_decoder", decoder)}
+        runners = {"denoiser": off(bundle, "denoiser", denoiser), "vae_decoder": off(bundle, "vae_decoder", decoder)}
         found = compare_with_plain(bundle, plain, "fp16", runners=runners, limit=200.0, threads=1)
         judged = Amplification(bundle, plain, "fp16", 0.5, threads=1).weigh(found, runners)
         assert judged.components == pytest.approx(max(denoiser, decoder), rel=1e-2)
@@ -89,7 +74,7 @@ def test_the_engines_error_is_measured_on_the_plain_graphs_inputs(bundle: Bundle
 
 def test_the_limit_holds_for_a_calm_model(bundle: Bundle, plain: Drawn) -> None:
     """Predictions off by what is allowed leave its pictures within the limit, so an engine beyond it is at fault."""
-    runners = {"denoiser": Off(bundle, "denoiser", 0.2)}
+    runners = {"denoiser": off(bundle, "denoiser", 0.2)}
     found = compare_with_plain(bundle, plain, "fp16", runners=runners, limit=50.0, threads=1)
     judged = Amplification(bundle, plain, "fp16", 1e-4, threads=1).weigh(found, runners)
     assert judged.amplified is not None and judged.amplified > judged.limit > judged.psnr
@@ -97,7 +82,7 @@ def test_the_limit_holds_for_a_calm_model(bundle: Bundle, plain: Drawn) -> None:
 
 
 def test_a_restless_models_engine_fails_by_its_components(bundle: Bundle, plain: Drawn) -> None:
-    runners = {"denoiser": Off(bundle, "denoiser", 0.02)}
+    runners = {"denoiser": off(bundle, "denoiser", 0.02)}
     found = compare_with_plain(bundle, plain, "fp16", runners=runners, limit=200.0, threads=1)
     judged = Amplification(bundle, plain, "fp16", 0.01, threads=1).weigh(found, runners)
     assert judged.components == pytest.approx(0.02, rel=1e-2) and not judged.passed

@@ -19,7 +19,7 @@ from dit_deploy.bundle import Bundle
 from dit_deploy.errors import InputError
 from dit_deploy.parity import ParityReport, parity
 from dit_deploy.parity.examples import example_picture
-from dit_deploy.runtimes.torch import Sampled, TorchReference
+from dit_deploy.runtimes.torch import Sampled, TorchReference, TorchRunner
 from tests.parity.altered import Changed, perturb, rebuild
 
 STEPS = 4
@@ -215,7 +215,7 @@ def test_a_picture_that_becomes_no_finite_number_is_a_result(video: Bundle, torc
         if inputs["given"].any():
             outputs["image_latents"][...] = np.nan
 
-    runner = Changed(torch_video, "image_conditions", video.component("image_conditions"), spoil)
+    runner = Changed(TorchRunner(torch_video, "image_conditions", video.component("image_conditions")), spoil)
     report = check(video, torch_video, runners={"image_conditions": runner})
     plain, given = report.runs
     assert plain.failure == "" and "image_conditions's image_latents holds NaN" in given.failure

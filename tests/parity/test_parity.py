@@ -16,7 +16,7 @@ from dit_deploy.bundle import Axis, Bundle, Profile, SizeRange
 from dit_deploy.errors import BackendError, InputError
 from dit_deploy.parity import LIMITS, ParityReport, parity
 from dit_deploy.parity.components import example_inputs, sizes_to_try
-from dit_deploy.runtimes.torch import TorchReference
+from dit_deploy.runtimes.torch import TorchReference, TorchRunner
 from tests.parity.altered import Changed, latents_only, perturb, rebuild
 from tests.runtimes.engines import add_engine
 
@@ -95,7 +95,7 @@ def test_values_that_are_not_finite_are_a_result(bundle: Bundle, reference: Torc
         if 0 < inputs["timestep"][0] < 400:
             outputs["prediction"][...] = np.nan
 
-    runner = Changed(reference, "denoiser", bundle.component("denoiser"), change)
+    runner = Changed(TorchRunner(reference, "denoiser", bundle.component("denoiser")), change)
     report = check(bundle, reference, runners={"denoiser": runner})
     run = report.runs[0]
     assert "hold NaN" in run.failure
@@ -111,7 +111,7 @@ def test_one_bad_step_is_told_from_drift(bundle: Bundle, reference: TorchReferen
         if inputs["timestep"][0] == 500:
             outputs["prediction"][...] *= 1.5
 
-    runner = Changed(reference, "denoiser", bundle.component("denoiser"), at_once)
+    runner = Changed(TorchRunner(reference, "denoiser", bundle.component("denoiser")), at_once)
     report = replace(check(bundle, reference, runners={"denoiser": runner}), components=())
     assert "step 2 of 4: latents off by" in str(report.first_excess)
     assert "step 2 alone adds" in str(report.first_excess)
